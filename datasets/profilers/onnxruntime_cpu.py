@@ -1,0 +1,213 @@
+"""ONNX Runtime on this machine's CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardsight.datasets.profilers._base import Profiler
+from hardsight.datasets.profilers.energy import RaplCounter
+from hardsight.device import Device
+from hardsight.errors import BackendError, ModelError
+from hardsight.measurement import Measurement
+from hardsight.metrics import Metric
+
+if TYPE_CHECKING:
+    import onnx
+
+_SCRATCH = Path("/dev/shm")  # weights never touch a slow disk where memory-backed files exist
+
+
+class OnnxRuntimeCpuProfiler(Profiler):
+    """Latency, peak memory and (where RAPL is readable) energy under ONNX Runtime's CPU provider.
+
+    Latency is the median of ``session.run`` wall times: warm-up of 0.1 s, then at least 20 samples
+    until the median's 95 % interval is within ±2 % or the budget ends. Peak memory is the resident
+    memory that loading the file and running it twice adds to a process that has the runtime
+    imported; the file's own buffers while it loads count, as they do for a user. Energy is that
+    of the whole CPU package, idle power included.
+
+    The worker process is started on first use and lives as long as this object.
+    """
+
+    def __init__(self) -> None:
+        self._worker: subprocess.Popen[str] | None = None
+
+    def check(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError("the ONNX Runtime profiler needs the package 'onnxruntime'") from error
+        if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
+            raise BackendError("this onnxruntime has no CPU execution provider")
+
+    def unavailable(self) -> dict[Metric, str]:
+        reasons: dict[Metric, str] = {}
+        try:
+            RaplCounter()
+        except BackendError as error:
+            reasons[Metric.ENERGY] = str(error)
+        if not Path("/proc/self/status").exists():
+            reasons[Metric.PEAK_MEMORY] = "peak memory is read from /proc, which this system does not have"
+        return reasons
+
+    def measure(
+        self,
+        model: Path | onnx.ModelProto,
+        device: Device,
+        metrics: Sequence[Metric] | None = None,
+        *,
+        budget_s: float = 10.0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> list[Measurement]:
+        from hardsight.ingest import read_onnx
+
+        self.check()
+        missing = self.unavailable()
+        for metric in metrics or ():
+            if metric in missing:
+                raise BackendError(f"{metric} cannot be measured on {device.name}: {missing[metric]}")
+        graph = read_onnx(model, shapes=shapes)
+        with _runnable(model, quantize=device.mode.startswith("int8")) as (path, weights):
+            answer = self._ask(
+                {
+                    "path": str(path),
+                    "threads": device.threads,
+                    "shapes": {spec.name: spec.shape for spec in graph.inputs},
+                    "budget_s": budget_s,
+                    "timeout_s": 60 + 3 * budget_s,
+                    "energy": Metric.ENERGY not in missing,
+                }
+            )
+        if "error" in answer:
+            raise BackendError(f"'{graph.name}' on {device.name}: {answer['error']}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        versions = {**host_versions(), "weights": weights}
+        wanted = metrics or (Metric.LATENCY, Metric.PEAK_MEMORY, Metric.ENERGY)
+        return [
+            Measurement(
+                digest=graph.digest,
+                device=device.name,
+                metric=metric,
+                value=float(answer[str(metric)]),
+                spread=answer["spread"] if metric is Metric.LATENCY else 0.0,
+                repeats=answer["repeats"] if metric is not Metric.PEAK_MEMORY else 1,
+                time=now,
+                versions=versions,
+            )
+            for metric in wanted
+            if answer[str(metric)] is not None
+        ]
+
+    def close(self) -> None:
+        """End the worker process."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
+            for stream in (self._worker.stdin, self._worker.stdout):
+                if stream is not None:
+                    stream.close()
+            self._worker = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._worker is None or self._worker.poll() is not None:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-m", "hardsight.datasets.profilers._ort_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        stdin, stdout = self._worker.stdin, self._worker.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.close()
+            return {"error": "the profiling process ended without an answer"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tuple[Path, str]]:
+    """A file that ONNX Runtime can load, and where its weights come from: ``"model"`` or ``"random"``."""
+    import onnx
+
+    from hardsight.datasets.quantize import is_quantized, quantize_static
+    from hardsight.datasets.weights import fill_weights, has_weights
+
+    if isinstance(model, Path):
+        proto = onnx.load(model, load_external_data=False)
+        complete = has_weights(proto, model.parent)
+        if complete and not (quantize and not is_quantized(proto)):
+            yield model, "model"
+            return
+        if complete:
+            proto = onnx.load(model)
+    else:
+        proto = model
+        complete = has_weights(proto, None)
+    if not complete:
+        proto = fill_weights(proto)
+    if quantize and not is_quantized(proto):
+        proto = quantize_static(proto)
+    scratch = _SCRATCH if _SCRATCH.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="hardsight-", dir=scratch) as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            data = proto.SerializeToString()
+        except ValueError as error:
+            raise ModelError(f"the model is too large to be written as one file: {error}") from error
+        path.write_bytes(data)
+        del proto, data
+        yield path, "model" if complete else "random"
+
+
+@cache
+def host_versions() -> dict[str, str]:
+    """What labels taken on this machine depend on: CPU, cores, system, runtime."""
+    import os
+
+    import onnxruntime
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "cpu": cpu_name(),
+        "cores": str(cores),
+        "system": f"{platform.system()} {platform.release()}",
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's marketing name and the instruction sets that matter here."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        import cpuinfo
+
+        return str(cpuinfo.get_cpu_info().get("brand_raw", platform.processor()))
+    text = info.read_text()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = re.search(r"flags\s*: (.*)", text)
+    have = set(flags.group(1).split()) if flags else set()
+    useful = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16") if f in have]
+    return " ".join([name.group(1) if name else platform.machine(), *useful])

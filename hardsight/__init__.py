@@ -1,0 +1,1 @@
+"""Hardsight: what a neural network costs on a device before it runs there."""

@@ -1,0 +1,123 @@
+"""Devices: hardware, runtime and mode, each a validated YAML file in ``hardsight/devices``."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hardsight.errors import DataError, UnknownNameError
+
+HOST = "host"
+
+
+class Device(BaseModel):
+    """What a cost is predicted for. Extra keys in a file are refused.
+
+    The name reads ``hardware/runtime/mode``. A mode such as ``fp32-t1`` runs a model as it is given
+    (quantized layers of a QDQ file in INT8, the rest in fp32) with one thread; ``int8-t1`` first
+    quantizes a float model statically, then runs it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[a-z0-9._-]+/[a-z0-9._-]+$")
+    kind: Literal["cpu", "gpu", "npu", "fpga", "asic"]
+    description: str = ""
+    runtime_version: str = ""
+    precisions: tuple[str, ...] = ("fp32",)
+    threads: int = Field(default=1, ge=1)
+    clock_hz: float | None = Field(default=None, gt=0)
+    peak_macs_per_s: dict[str, float] = Field(default_factory=dict)
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    memory_bytes: int | None = Field(default=None, gt=0)
+    provenance: Literal["measured", "simulated", "synthesised", "published"] = "measured"
+
+    @property
+    def hardware(self) -> str:
+        return self.name.split("/")[0]
+
+    @property
+    def runtime(self) -> str:
+        return self.name.split("/")[1]
+
+    @property
+    def mode(self) -> str:
+        return self.name.split("/")[2]
+
+
+@cache
+def shipped_devices() -> dict[str, Device]:
+    """Devices of the package by name."""
+    folder = resources.files("hardsight") / "devices"
+    found = (parse_device(f.read_text(), f.name) for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {device.name: device for device in sorted(found, key=lambda d: d.name)}
+
+
+def parse_device(text: str, source: str) -> Device:
+    """Validate one device file.
+
+    Raises:
+        DataError: naming every wrong key.
+    """
+    try:
+        return Device.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise DataError(f"device file {source} is not valid: {faults}") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"device file {source} is not YAML: {error}") from error
+
+
+def host_devices() -> dict[str, Device]:
+    """This machine's modes; ``n`` threads means all cores the process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        f"{HOST}/onnxruntime/{precision}-t{threads}": Device(
+            name=f"{HOST}/onnxruntime/{precision}-t{threads}",
+            kind="cpu",
+            description="this machine",
+            precisions=("fp32", "int8"),
+            threads=threads,
+        )
+        for threads in sorted({1, cores})
+        for precision in ("fp32", "int8")
+    }
+
+
+def get_device(name: str) -> Device:
+    """The device of that name: this machine's, the user's own, or one of the package.
+
+    Raises:
+        UnknownNameError: listing the names there are.
+    """
+    known = {**shipped_devices(), **user_devices(), **host_devices()}
+    if name not in known:
+        raise UnknownNameError("device", name, known, "See 'hardsight devices'.")
+    return known[name]
+
+
+def home() -> Path:
+    """Folder for adapted predictors and caches: ``HARDSIGHT_HOME``, or the platform's data folder."""
+    if "HARDSIGHT_HOME" in os.environ:
+        return Path(os.environ["HARDSIGHT_HOME"])
+    from platformdirs import user_data_path
+
+    return user_data_path("hardsight")
+
+
+def device_folder(name: str) -> Path:
+    """Where an adapted device of that name is kept (it need not exist)."""
+    return home() / "devices" / name.replace("/", "__")
+
+
+def user_devices() -> dict[str, Device]:
+    """Devices made by ``hardsight adapt``, by name."""
+    files = sorted((home() / "devices").glob("*/device.yaml"))
+    found = (parse_device(f.read_text(), str(f)) for f in files)
+    return {device.name: device for device in found}

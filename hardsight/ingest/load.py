@@ -1,0 +1,86 @@
+"""From a file, bytes or a proto to a ModelProto without weights; nothing but the model file is opened."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto
+
+from hardsight.errors import ModelError
+from hardsight.ingest.wire import WireError, strip
+
+Source = str | os.PathLike[str] | bytes | ModelProto
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A parsed model.
+
+    Args:
+        model: tensor data above a few kilobytes is cut out.
+        name: what messages call it.
+        folder: where external data would lie; None for bytes and protos.
+    """
+
+    model: ModelProto
+    name: str
+    folder: Path | None
+
+
+def load(source: Source, name: str | None = None) -> Loaded:
+    """Parse ``source`` without its weights.
+
+    Raises:
+        ModelError: no such file, not readable, empty, truncated or not ONNX.
+    """
+    if isinstance(source, ModelProto):
+        try:
+            data = source.SerializeToString()
+        except (EncodeError, ValueError) as error:
+            raise ModelError(f"the model cannot be serialised ({error}); keep weights as external data") from error
+        label = name or source.graph.name or "model"
+        return Loaded(_parse(data, label), label, None)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        label = name or "model"
+        return Loaded(_parse(bytes(source), label), label, None)
+    path = Path(source)
+    return Loaded(_parse_file(path), name or path.stem, path.parent)
+
+
+def _parse_file(path: Path) -> ModelProto:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ModelError(f"'{path}' is empty; expected an ONNX model")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                return _parse(view, str(path))
+    except FileNotFoundError:
+        raise ModelError(f"'{path}' does not exist; give the path of an ONNX file") from None
+    except IsADirectoryError:
+        raise ModelError(f"'{path}' is a folder; give the path of an ONNX file in it") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"'{path}' cannot be read ({reason}); give a readable ONNX file") from error
+
+
+def _parse(data: bytes | memoryview, label: str) -> ModelProto:
+    if len(data) == 0:
+        raise ModelError(f"'{label}' is empty; expected an ONNX model")
+    model = ModelProto()
+    try:
+        model.ParseFromString(strip(data))
+    except (WireError, DecodeError) as error:
+        raise ModelError(
+            f"'{label}' is no ONNX model, or it is truncated ({error}); export or download it again"
+        ) from error
+    if not model.HasField("graph"):
+        raise ModelError(f"'{label}' has no graph in it; expected an ONNX model")
+    if not (model.graph.node or model.graph.output):
+        raise ModelError(f"'{label}' has an empty graph; expected an ONNX model with nodes and outputs")
+    return model

@@ -1,0 +1,85 @@
+"""Surrogates: predictors, intervals around them, and their adaptation to new devices."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module, resources
+from pathlib import Path
+
+from hardsight.device import HOST, device_folder, get_device, shipped_devices
+from hardsight.errors import NotCalibratedError, NotSupportedError, UnknownNameError
+from hardsight.predictors._base import Predictor
+
+__all__ = [
+    "PREDICTORS",
+    "Predictor",
+    "load_predictor",
+    "load_shipped_predictor",
+    "make_predictor",
+    "shipped_folder",
+]
+
+# Short name to class; a new predictor is one line here and one in `persist.KINDS`.
+PREDICTORS = {
+    "roofline": "hardsight.predictors.linear:RooflinePredictor",
+    "ridge": "hardsight.predictors.linear:RidgePredictor",
+    "forest": "hardsight.predictors.forest:ForestPredictor",
+    "graphnet": "hardsight.predictors.graphnet:GraphNetPredictor",
+}
+
+
+def make_predictor(name: str) -> Predictor:
+    """A fresh, unfitted predictor of that name.
+
+    Raises:
+        UnknownNameError: listing the names there are.
+    """
+    if name not in PREDICTORS:
+        raise UnknownNameError("predictor", name, PREDICTORS)
+    module, cls = PREDICTORS[name].split(":")
+    predictor = getattr(import_module(module), cls)()
+    assert isinstance(predictor, Predictor)
+    return predictor
+
+
+def shipped_folder() -> Path:
+    """Folder of the predictor that comes with the package."""
+    return Path(str(resources.files("hardsight.predictors"))) / "shipped"
+
+
+@cache
+def load_shipped_predictor() -> Predictor:
+    """The predictor that comes with the package; knows the devices of the shipped data set."""
+    from hardsight.predictors.persist import load_saved
+
+    return load_saved(shipped_folder())
+
+
+def load_predictor(device: str) -> Predictor:
+    """The predictor that answers for a device.
+
+    Args:
+        device: name of a shipped or adapted device.
+
+    Raises:
+        UnknownNameError: no such device.
+        NotCalibratedError: this machine, before ``hardsight adapt --here``.
+        NotSupportedError: a device without a predictor.
+    """
+    from hardsight.predictors.persist import load_saved
+
+    get_device(device)
+    folder = device_folder(device) / "predictor"
+    if folder.exists():
+        return load_saved(folder)
+    if device.startswith(f"{HOST}/"):
+        raise NotCalibratedError(
+            f"'{device}' has not been calibrated: a prediction for it would be another machine's. "
+            f"Run 'hardsight adapt --here --device {device}' (about a minute), or name one of: {', '.join(shipped_devices())}"
+        )
+    predictor = load_shipped_predictor()
+    if not any(d == device for d, _ in predictor.targets):
+        raise NotSupportedError(
+            f"no predictor covers '{device}'; covered: {', '.join(sorted({d for d, _ in predictor.targets}))}"
+        )
+    return predictor

@@ -1,0 +1,115 @@
+"""The contract of a predictor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from hardsight.errors import NotSupportedError
+from hardsight.graph import OperatorGraph
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.prediction import FloatArray, Prediction
+
+
+class Predictor(ABC):
+    """Learns costs of graphs on devices.
+
+    A subclass gives point predictions; `hardsight.predictors.conformal.Conformal` wraps any of them
+    and adds intervals. The state must be arrays and JSON, so that a folder can hold it without
+    pickled code.
+    """
+
+    name: str = "predictor"
+
+    @abstractmethod
+    def fit(self, table: MeasurementTable) -> Self:
+        """Learn every (device, metric) the table has; the table is not changed."""
+
+    @abstractmethod
+    def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """Point predictions ``(n,)`` in SI units; only called for what `targets` lists."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> list[tuple[str, Metric]]:
+        """The (device, metric) pairs that were fitted."""
+
+    @abstractmethod
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        """Write arrays into the folder and return what belongs into ``meta.json``."""
+
+    @classmethod
+    @abstractmethod
+    def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
+        """The inverse of `save_state`."""
+
+    def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""
+        return np.ones(len(graphs))
+
+    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+        """Latency of each operator ``(v,)`` in seconds; sums to the graph's predicted latency.
+
+        A predictor that does not decompose shares its total out in proportion to the roofline.
+        """
+        from hardsight.predictors.features import roofline_costs
+
+        shares = roofline_costs(graph)
+        total = float(self.point([graph], device, Metric.LATENCY)[0])
+        return shares * (total / shares.sum()) if len(shares) else shares
+
+    def supports(self, device: str, metric: Metric) -> bool:
+        """Whether `predict` has an answer."""
+        return (device, metric) in self.targets
+
+    def predict(self, graphs: Sequence[OperatorGraph], device: str, level: float = 0.9) -> Prediction:
+        """Every metric known for the device, without intervals (NaN) unless a wrapper adds them.
+
+        Args:
+            graphs: ``n`` graphs.
+            device: name of a fitted device.
+            level: nominal coverage of the intervals, above 0 and below 1.
+
+        Raises:
+            NotSupportedError: when nothing was fitted for the device.
+        """
+        metrics = tuple(m for d, m in self.targets if d == device)
+        if not metrics:
+            have = ", ".join(sorted({d for d, _ in self.targets})) or "none"
+            raise NotSupportedError(
+                f"predictor '{self.name}' has not seen device '{device}'; it knows: {have}"
+            )
+        if not 0 < level < 1:
+            raise NotSupportedError(f"level {level} is not between 0 and 1")
+        value = np.stack([self.point(graphs, device, m) for m in metrics], axis=1).reshape(
+            len(graphs), len(metrics)
+        )
+        lower, upper = self.interval(graphs, device, metrics, value, level)
+        return Prediction(
+            value,
+            lower,
+            upper,
+            metrics,
+            device,
+            level,
+            self.name,
+            tuple(g.unknown_ops for g in graphs),
+            tuple(g.assumptions for g in graphs),
+        )
+
+    def interval(
+        self,
+        graphs: Sequence[OperatorGraph],
+        device: str,
+        metrics: Sequence[Metric],
+        value: FloatArray,
+        level: float,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper ends ``(n, m)`` around ``value``; NaN says that there is no interval."""
+        nothing = np.full_like(value, np.nan)
+        return nothing, nothing.copy()

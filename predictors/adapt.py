@@ -1,0 +1,272 @@
+"""Adapting to a new device: choose networks, measure them, correct the nearest known device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardsight.device import Device, device_folder, get_device
+from hardsight.errors import DataError, ModelError, NotSupportedError, StorageError
+from hardsight.graph import OperatorGraph
+from hardsight.measurement import Measurement, MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.predictors._base import Predictor
+from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
+
+Progress = Callable[[str, int, int], None]
+
+MIN_SAMPLES, MAX_SAMPLES = 1, 50
+_MAX_LATENCY_S = 0.02
+_MAX_WEIGHT_BYTES = 30e6
+_BUDGET_S = 2.0
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What an adaptation did.
+
+    Args:
+        device: name the predictor answers to.
+        source_device: known device it corrects.
+        samples: graphs measured.
+        scale: how many times the source's cost this device has, per metric.
+        residual: leave-one-out relative error (root mean square, log space) per metric.
+        notes: sentences for the user.
+        folder: where it is saved.
+    """
+
+    device: str
+    source_device: str
+    samples: int
+    scale: Mapping[str, float]
+    residual: Mapping[str, float]
+    notes: tuple[str, ...]
+    folder: Path
+
+
+def adapt_here(
+    name: str, samples: int = 14, *, save_as: str | None = None, progress: Progress | None = None
+) -> AdaptReport:
+    """Measure reference networks on this machine and save a predictor for it.
+
+    Args:
+        name: a ``host/…`` device.
+        samples: graphs to measure (1 to 50).
+        save_as: name of the result; the device's own by default.
+        progress: called with what is done, how much of it, and how much there is.
+
+    Raises:
+        DataError: when ``samples`` is out of range.
+        BackendError: when the machine cannot be measured.
+    """
+    from hardsight.datasets.profilers import get_profiler
+    from hardsight.datasets.store import GraphStore, load_shipped
+    from hardsight.predictors import load_shipped_predictor
+
+    if not MIN_SAMPLES <= samples <= MAX_SAMPLES:
+        raise DataError(f"samples is {samples}; expected {MIN_SAMPLES} to {MAX_SAMPLES}")
+    device = get_device(name)
+    profiler = get_profiler(device)
+    profiler.check()
+    predictor, table = load_shipped_predictor(), load_shipped()
+    source = _source_devices(predictor, device)[0]
+    chosen = choose_references(predictor, source, table, samples)
+    assert isinstance(table.graphs, GraphStore)
+    import onnx
+
+    labels: list[Measurement] = []
+    for i, digest in enumerate(chosen):
+        if progress:
+            progress("measuring reference networks", i, len(chosen))
+        model = onnx.load_from_string(table.graphs.stored[digest].onnx)
+        labels += profiler.measure(model, device, budget_s=_BUDGET_S)
+    if progress:
+        progress("measuring reference networks", len(chosen), len(chosen))
+    notes = [f"{metric} is not covered: {reason}" for metric, reason in profiler.unavailable().items()]
+    return adapt_to(
+        MeasurementTable.from_measurements(labels, table.graphs), device, save_as or name, notes=notes
+    )
+
+
+def adapt_to(
+    table: MeasurementTable, device: Device, save_as: str, *, notes: Sequence[str] = ()
+) -> AdaptReport:
+    """Fit and save a predictor for a device from its measurements.
+
+    Args:
+        table: labels of ``device``.
+        device: what was measured.
+        save_as: name of the result.
+        notes: sentences to pass on.
+
+    Raises:
+        DataError: when the labels are contradictory or of a wrong unit.
+        NotSupportedError: when no known device resembles it.
+        StorageError: when the result cannot be written.
+    """
+    from hardsight.predictors import load_shipped_predictor
+    from hardsight.predictors.persist import save_predictor
+
+    renamed = table.rows.assign(device=save_as)
+    table = MeasurementTable(renamed, table.graphs, table.families)
+    said = [*notes, *_check(table)]
+    source = load_shipped_predictor()
+    fits = [AdaptedPredictor(source, save_as, name).fit(table) for name in _source_devices(source, device)]
+    best = min(fits, key=lambda f: _badness(f, Metric.LATENCY))
+    samples = len(table.digests)
+    if samples < 5:
+        said.append(f"{samples} measurements are too few for an interval (5 or more give one)")
+    folder = device_folder(save_as)
+    saved = Device.model_validate({**device.model_dump(), "name": save_as})
+    save_predictor(best, folder / "predictor", {"device": save_as, "digests": table.digests})
+    _write_device(folder / "device.yaml", saved)
+    return AdaptReport(
+        save_as,
+        best.source_device,
+        samples,
+        {str(m): float(np.exp(f.theta[0])) for m, f in best.fitted.items()},
+        {str(m): f.residual for m, f in best.fitted.items()},
+        tuple(said),
+        folder,
+    )
+
+
+def choose_references(predictor: Predictor, device: str, table: MeasurementTable, k: int) -> list[str]:
+    """Digests of ``k`` networks that tell most about a new device, cheap ones only.
+
+    Greedy D-optimal design: each next network is the one that adds most to the determinant of the information
+    matrix over [1, share of each group of operators, log latency], as the correction sees them. Networks over
+    20 ms or 30 MB of weights are left out. The same table gives the same choice.
+    """
+    rows = table.select(device=device, metric=Metric.LATENCY).rows
+    rows = rows[rows["value"] < _MAX_LATENCY_S].sort_values("digest")
+    digests = list(dict.fromkeys(rows["digest"]))
+    # A sample is enough to choose from, and parsing all graphs would take longer than measuring ten.
+    pool = [digests[i] for i in np.random.default_rng(0).permutation(len(digests))[: 12 * k + 100]]
+    pool = [d for d in pool if table.graphs[d].weight_bytes < _MAX_WEIGHT_BYTES and len(table.graphs[d])]
+    design = np.stack([_design_row(predictor, device, table.graphs[d]) for d in pool])
+    information = 1e-2 * np.eye(design.shape[1])
+    chosen: list[int] = []
+    for _ in range(min(k, len(pool))):
+        inverse = np.linalg.inv(information)
+        gain = np.einsum("ni,ij,nj->n", design, inverse, design)
+        gain[chosen] = -1
+        best = int(np.argmax(gain))
+        chosen.append(best)
+        information += np.outer(design[best], design[best])
+    return [pool[i] for i in chosen]
+
+
+def _design_row(
+    predictor: Predictor, device: str, graph: OperatorGraph
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    costs = predictor.layer_costs(graph, device)
+    shares = np.bincount(work_groups(graph), weights=costs, minlength=len(GROUPS)) / costs.sum()
+    return np.concatenate([[1.0], shares, [(np.log10(costs.sum()) + 3) / 2]])
+
+
+def read_measurements(path: Path, device: str) -> MeasurementTable:
+    """Read a file of measurements: the lines that ``hardsight measure --json`` prints.
+
+    Each line is ``{"model": file, "digest": …, "measurements": {"latency_s": {"value", "spread", "repeats"}}}``.
+    The graph is found by digest among the shipped ones, else read from ``model`` (relative to the file).
+
+    Raises:
+        DataError: naming the line and what is wrong with it.
+    """
+    from hardsight.datasets.store import load_shipped
+
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read measurements from {path}: {error}") from error
+    known = load_shipped().graphs
+    graphs: dict[str, OperatorGraph] = {}
+    labels: list[Measurement] = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+            graph = _graph_of(record, known, path.parent)
+            graphs[graph.digest] = graph
+            for metric, label in record["measurements"].items():
+                spread, repeats = label.get("spread") or 0.0, label.get("repeats") or 1
+                labels.append(
+                    Measurement(graph.digest, device, Metric(metric), float(label["value"]), spread, repeats)
+                )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"{path}, line {number}: {reason}; expected what 'hardsight measure --json' prints"
+            ) from error
+    if not labels:
+        raise DataError(f"{path} holds no measurement; expected what 'hardsight measure --json' prints")
+    return MeasurementTable.from_measurements(labels, graphs)
+
+
+def _graph_of(record: Mapping[str, Any], known: Mapping[str, OperatorGraph], folder: Path) -> OperatorGraph:
+    from hardsight.ingest import read_onnx
+
+    digest = record.get("digest")
+    if digest in known:
+        return known[digest]
+    graph = read_onnx(folder / record["model"])
+    if digest and graph.digest != digest:
+        raise ModelError(f"'{record['model']}' has digest {graph.digest}, but the measurement is of {digest}")
+    return graph
+
+
+def _check(table: MeasurementTable) -> list[str]:
+    """Refuse contradictions, warn of noise."""
+    notes = []
+    for (digest, metric), rows in table.rows.groupby(["digest", "metric"]):
+        if len(rows) > 1 and rows["value"].max() > 1.5 * rows["value"].min():
+            raise DataError(
+                f"graph {str(digest)[:8]} has contradictory values of {metric}: "
+                f"{rows['value'].min():.4g} and {rows['value'].max():.4g}; remove one"
+            )
+    latency = table.select(metric=Metric.LATENCY).rows["value"]
+    if len(latency) > 2 and latency.nunique() == 1:
+        raise DataError(
+            f"all {len(latency)} latencies are {latency.iloc[0]:.4g} s; different networks cannot all cost the same"
+        )
+    noisy = int((table.rows["spread"] > 0.1).sum())
+    if noisy:
+        notes.append(
+            f"{noisy} of {len(table)} labels have a spread above 10 %: the machine was busy; measure again for a better fit"
+        )
+    return notes
+
+
+def _source_devices(predictor: Predictor, device: Device) -> list[str]:
+    """Known devices to start from: the same runtime and precision if there are any, else the same precision, else all."""
+    known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
+    precision = device.mode.split("-")[0]
+    same_precision = [n for n in known if n.split("/")[2].split("-")[0] == precision]
+    same = [n for n in same_precision if n.split("/")[1] == device.runtime]
+    found = same or same_precision or known
+    if not found:
+        raise NotSupportedError(f"no known device to adapt '{device.name}' from")
+    return found
+
+
+def _badness(predictor: AdaptedPredictor, metric: Metric) -> float:
+    fitted = predictor.fitted.get(metric)
+    return fitted.residual if fitted and np.isfinite(fitted.residual) else float("inf")
+
+
+def _write_device(path: Path, device: Device) -> None:
+    import yaml
+
+    try:
+        path.write_text(
+            yaml.safe_dump(device.model_dump(exclude_defaults=True, mode="json"), sort_keys=False)
+        )
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error

@@ -1,0 +1,250 @@
+"""A predictor for a new device: a known device's predictor, corrected by a handful of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from hardsight.errors import DataError, NotSupportedError
+from hardsight.graph import OperatorGraph
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.prediction import FloatArray
+from hardsight.predictors._base import Predictor
+from hardsight.predictors.features import CATEGORIES, IntArray, graph_arrays
+
+MIN_FOR_INTERVAL = 5
+MAX_OFF = 500.0
+"""Above this factor against the known device, a wrong unit is the likelier cause."""
+
+_PRIOR_SCALE = 3.0  # log; the new device may be 20 x faster or slower
+_PRIOR_GROUP = 0.35  # log; kinds of work rarely differ by more than 2 x beyond the common scale
+_GROUP_OF = {"conv": 0, "depthwise": 1, "matmul": 2, "recurrent": 2}
+_INT8, _MEMORY = 3, 4
+GROUPS = ("conv", "depthwise", "matmul", "int8", "memory-bound")
+
+
+class Fitted(NamedTuple):
+    """Posterior of one metric's correction.
+
+    Args:
+        source: device whose prediction is corrected.
+        theta: ``(1 + groups,)`` common log scale, then one log factor per group of operators.
+        covariance: of ``theta`` (Laplace approximation).
+        inflation: factor on the source's interval, from leave-one-out errors.
+        residual: standard deviation of the leave-one-out log errors.
+        k: number of graphs measured.
+    """
+
+    source: str
+    theta: FloatArray
+    covariance: FloatArray
+    inflation: float
+    residual: float
+    k: int
+
+
+class AdaptedPredictor(Predictor):
+    """Corrects each kind of work by its own factor, learned with a Gaussian prior.
+
+    log y = log Σ_g ŷ_g · exp(a + δ_g) + noise, where ŷ_g is the source's predicted cost of the operators of
+    group g; a is nearly free, δ_g ~ N(0, 0.35²). So one measurement sets the scale, and ten tell convolutions
+    from memory traffic and fp32 from INT8. The posterior is Gaussian around the maximum (Laplace); the noise is
+    the source's own error on unseen families. Intervals join posterior and source interval, widened where
+    leave-one-out errors are larger than those promise; below 5 graphs there is none.
+
+    Args:
+        source: predictor of the known devices, with intervals.
+        device: name of the new device.
+        source_device: known device to start from.
+    """
+
+    def __init__(self, source: Predictor, device: str, source_device: str) -> None:
+        self.source = source
+        self.device = device
+        self.source_device = source_device
+        self.fitted: dict[Metric, Fitted] = {}
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.source.name}, adapted"
+
+    @property
+    def targets(self) -> list[tuple[str, Metric]]:
+        return [(self.device, metric) for metric in self.fitted]
+
+    def fit(self, table: MeasurementTable) -> Self:
+        """Fit the correction to the new device's labels.
+
+        Raises:
+            NotSupportedError: when the source knows none of the metrics.
+            DataError: when labels contradict each other or look like a wrong unit.
+        """
+        rows = table.select(device=self.device)
+        for metric in rows.metrics:
+            if self.source.supports(self.source_device, metric):
+                self.fitted[metric] = self._fit(*rows.labelled(self.device, metric), metric)
+        if not self.fitted:
+            have = ", ".join(m for d, m in self.source.targets if d == self.source_device)
+            raise NotSupportedError(
+                f"no measurement of {self.device} has a metric known for {self.source_device}; expected {have}"
+            )
+        return self
+
+    def _fit(self, graphs: Sequence[OperatorGraph], y: FloatArray, metric: Metric) -> Fitted:
+        parts = self._parts(graphs, metric)
+        ratio = float(np.exp(np.median(np.log(y / parts.sum(axis=1)))))
+        if not 1 / MAX_OFF < ratio < MAX_OFF:
+            raise DataError(
+                f"{metric} on {self.device} is {ratio:.3g} times what {self.source_device} takes: "
+                f"expected {metric.unit}; check the unit (a factor of 1000 is milli- against whole units)"
+            )
+        noise = self._noise(graphs, metric)
+        theta, covariance = _maximum_a_posteriori(parts, np.log(y), noise)
+        errors = []
+        for i in range(len(y)):
+            rest = np.arange(len(y)) != i
+            if rest.any():
+                other, _ = _maximum_a_posteriori(parts[rest], np.log(y[rest]), noise[rest])
+                errors.append(np.log(y[i]) - np.log(_corrected(parts[i : i + 1], other)[0]))
+        off = np.array(errors) if errors else np.array([np.nan])
+        residual = float(np.sqrt(np.mean(off**2)))
+        promised = float(np.sqrt(np.mean(noise**2)))
+        return Fitted(self.source_device, theta, covariance, max(1.0, residual / promised), residual, len(y))
+
+    def _parts(self, graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
+        """Source prediction split into groups ``(n, g)``; metrics other than latency have one group."""
+        value = self.source.point(graphs, self.source_device, metric)
+        parts = np.zeros((len(graphs), len(GROUPS)))
+        if metric is not Metric.LATENCY:
+            parts[:, 0] = value
+            return parts
+        for i, graph in enumerate(graphs):
+            costs = self.source.layer_costs(graph, self.source_device)
+            if not len(costs):
+                parts[i, _MEMORY] = value[i]
+                continue
+            parts[i] = np.bincount(work_groups(graph), weights=costs, minlength=len(GROUPS))
+        return parts
+
+    def _noise(self, graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
+        """The source's standard error in log space ``(n,)``, from its 68 % interval; 20 % where it has none."""
+        value = self.source.point(graphs, self.source_device, metric)[:, None]
+        lower, upper = self.source.interval(graphs, self.source_device, [metric], value, 0.68)
+        half = np.log(upper / lower)[:, 0] / 2
+        return np.where(np.isfinite(half), np.maximum(half, 0.01), 0.2)
+
+    def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return _corrected(self._parts(graphs, metric), self.fitted[metric].theta)
+
+    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+        costs = self.source.layer_costs(graph, self.source_device)
+        theta = self.fitted[Metric.LATENCY].theta
+        return np.asarray(costs * np.exp(theta[0] + theta[1:][work_groups(graph)]), dtype=np.float64)
+
+    def interval(
+        self,
+        graphs: Sequence[OperatorGraph],
+        device: str,
+        metrics: Sequence[Metric],
+        value: FloatArray,
+        level: float,
+    ) -> tuple[FloatArray, FloatArray]:
+        from scipy.stats import norm
+
+        z = float(norm.ppf(0.5 + level / 2))
+        halves = []
+        for j, metric in enumerate(metrics):
+            fitted = self.fitted[metric]
+            if fitted.k < MIN_FOR_INTERVAL:
+                halves.append(np.full(len(graphs), np.nan))
+                continue
+            own = self.source.point(graphs, self.source_device, metric)[:, None]
+            lower, upper = self.source.interval(graphs, self.source_device, [metric], own, level)
+            source_half = np.log(upper / lower)[:, 0] / 2 * fitted.inflation
+            jacobian = _jacobian(self._parts(graphs, metric), fitted.theta)
+            variance = np.einsum("ni,ij,nj->n", jacobian, fitted.covariance, jacobian)
+            halves.append(np.sqrt(source_half**2 + z**2 * variance))
+        half = np.stack(halves, axis=1).reshape(value.shape)
+        return value * np.exp(-half), value * np.exp(half)
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        from hardsight.predictors.persist import save_part
+
+        fitted = {
+            str(metric): {
+                "source": f.source,
+                "theta": f.theta.tolist(),
+                "covariance": f.covariance.tolist(),
+                "inflation": f.inflation,
+                "residual": f.residual,
+                "k": f.k,
+            }
+            for metric, f in self.fitted.items()
+        }
+        return {
+            "source": save_part(self.source, folder),
+            "device": self.device,
+            "source_device": self.source_device,
+            "fitted": fitted,
+        }
+
+    @classmethod
+    def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
+        from hardsight.predictors.persist import load_part
+
+        made = cls(load_part(folder, meta["source"]), meta["device"], meta["source_device"])
+        for metric, f in meta["fitted"].items():
+            made.fitted[Metric(metric)] = Fitted(
+                f["source"],
+                np.array(f["theta"]),
+                np.array(f["covariance"]),
+                f["inflation"],
+                f["residual"],
+                f["k"],
+            )
+        return made
+
+
+def work_groups(graph: OperatorGraph) -> IntArray:
+    """Index into `GROUPS` of each operator: 8-bit arithmetic, else its kind, else memory-bound."""
+    arrays = graph_arrays(graph)
+    of_category = np.array([_GROUP_OF.get(name, _MEMORY) for name in CATEGORIES])
+    groups = of_category[arrays.category]
+    return np.where(arrays.int8 & (groups != _MEMORY), _INT8, groups)
+
+
+def _corrected(parts: FloatArray, theta: FloatArray) -> FloatArray:
+    value: FloatArray = parts @ np.exp(theta[0] + theta[1:])
+    return value
+
+
+def _jacobian(parts: FloatArray, theta: FloatArray) -> FloatArray:
+    """d log y / d theta ``(n, 1 + g)``: one for the scale, each group's share for its factor."""
+    scaled = parts * np.exp(theta[1:])
+    shares = scaled / scaled.sum(axis=1, keepdims=True)
+    return np.concatenate([np.ones((len(parts), 1)), shares], axis=1)
+
+
+def _maximum_a_posteriori(
+    parts: FloatArray, log_y: FloatArray, noise: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Gauss-Newton with step damping; the problem is smooth and nearly linear in theta."""
+    prior = np.array([_PRIOR_SCALE] + [_PRIOR_GROUP] * parts.shape[1])
+    theta = np.zeros(len(prior))
+    theta[0] = np.median(log_y - np.log(parts.sum(axis=1)))
+    precision = np.diag(prior**-2)
+    for _ in range(50):
+        jacobian = _jacobian(parts, theta)
+        error = log_y - np.log(_corrected(parts, theta))
+        # Huber weights: one disturbed measurement must not bend the rest.
+        weight = np.minimum(1.0, 1.5 * noise / np.maximum(np.abs(error), 1e-12)) / noise**2
+        hessian = jacobian.T @ (jacobian * weight[:, None]) + precision
+        step = np.linalg.solve(hessian, jacobian.T @ (weight * error) - precision @ theta)
+        theta = theta + np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-8:
+            break
+    return theta, np.linalg.inv(hessian)

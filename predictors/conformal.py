@@ -1,0 +1,139 @@
+"""Intervals around any predictor, calibrated on families it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from hardsight.errors import NotSupportedError
+from hardsight.graph import OperatorGraph
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.prediction import FloatArray
+from hardsight.predictors._base import Predictor
+
+Target = tuple[str, Metric]
+
+
+class Conformal(Predictor):
+    """Split conformal intervals in log space.
+
+    The score of a calibration graph is |log(label / prediction)| / doubt; the interval is
+    prediction · exp(± q · doubt), with q the ⌈(n+1)·level⌉-th smallest score (Lei et al. 2018,
+    locally weighted). The shipped scores come from `evaluation.out_of_family`: models that did not see the graph's
+    family, so the coverage is meant for networks of a new family; inside known families it is conservative.
+
+    Args:
+        predictor: what is wrapped.
+        scores: sorted calibration scores per (device, metric).
+    """
+
+    def __init__(self, predictor: Predictor, scores: Mapping[Target, FloatArray] | None = None) -> None:
+        self.predictor = predictor
+        self.scores = dict(scores or {})
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.predictor.name
+
+    @property
+    def targets(self) -> list[Target]:
+        return self.predictor.targets
+
+    def fit(self, table: MeasurementTable) -> Self:
+        """Fit the wrapped predictor; its old calibration is void."""
+        self.predictor.fit(table)
+        self.scores = {}
+        return self
+
+    def conformalize(self, table: MeasurementTable) -> Self:
+        """Calibrate on a table the predictor was not fitted to.
+
+        Raises:
+            NotSupportedError: when the predictor has not been fitted.
+        """
+        if not self.targets:
+            raise NotSupportedError(
+                f"predictor '{self.name}' has no target yet; call fit before conformalize"
+            )
+        for device, metric in self.targets:
+            graphs, y = table.labelled(device, metric)
+            if graphs:
+                self.scores[device, metric] = np.sort(score(self.predictor, graphs, y, device, metric))
+        return self
+
+    def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return self.predictor.point(graphs, device, metric)
+
+    def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return self.predictor.doubt(graphs, device, metric)
+
+    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+        return self.predictor.layer_costs(graph, device)
+
+    def log_half_width(
+        self, graphs: Sequence[OperatorGraph], device: str, metric: Metric, level: float
+    ) -> FloatArray:
+        """Half-width of the interval in log space ``(n,)``; NaN without enough calibration scores."""
+        q = quantile(self.scores.get((device, metric), np.zeros(0)), level)
+        return q * self.predictor.doubt(graphs, device, metric)
+
+    def interval(
+        self,
+        graphs: Sequence[OperatorGraph],
+        device: str,
+        metrics: Sequence[Metric],
+        value: FloatArray,
+        level: float,
+    ) -> tuple[FloatArray, FloatArray]:
+        half = np.stack([self.log_half_width(graphs, device, m, level) for m in metrics], axis=1)
+        half = half.reshape(value.shape)
+        return value * np.exp(-half), value * np.exp(half)
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        from hardsight.predictors.persist import save_part
+
+        return {
+            "inner": save_part(self.predictor, folder),
+            "scores": [[d, str(m), np.round(s, 6).tolist()] for (d, m), s in self.scores.items()],
+        }
+
+    @classmethod
+    def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
+        from hardsight.predictors.persist import load_part
+
+        scores = {(d, Metric(m)): np.array(s) for d, m, s in meta["scores"]}
+        return cls(load_part(folder, meta["inner"]), scores)
+
+
+def score(
+    predictor: Predictor, graphs: Sequence[OperatorGraph], y: FloatArray, device: str, metric: Metric
+) -> FloatArray:
+    """Conformity scores ``(n,)`` of labels ``y``."""
+    off = np.abs(np.log(y / predictor.point(graphs, device, metric)))
+    return np.asarray(off / predictor.doubt(graphs, device, metric), dtype=np.float64)
+
+
+def quantile(scores: FloatArray, level: float) -> float:
+    """The ⌈(n+1)·level⌉-th smallest of sorted scores; NaN when n is too small for the level."""
+    rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
+    return float(scores[rank - 1]) if 1 <= rank <= len(scores) else float("nan")
+
+
+def split_families(
+    table: MeasurementTable, held_out: Sequence[str]
+) -> tuple[MeasurementTable, MeasurementTable]:
+    """Rows of all other families, and rows of these; a digest is never on both sides."""
+    held = {d for d in table.digests if table.families.get(d) in set(held_out)}
+    rest = [d for d in table.digests if d not in held]
+    return table.select(digests=rest), table.select(digests=held)
+
+
+def family_folds(table: MeasurementTable, n: int) -> list[list[str]]:
+    """Families in ``n`` groups, dealt out in alphabetical order; no group is empty."""
+    names = sorted({table.families[d] for d in table.digests if d in table.families})
+    groups = [names[i::n] for i in range(min(n, len(names)))]
+    return groups

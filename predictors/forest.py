@@ -1,0 +1,98 @@
+"""A forest on graph totals, as the simple learned baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from hardsight.errors import StorageError
+from hardsight.graph import OperatorGraph
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.prediction import FloatArray
+from hardsight.predictors._base import Predictor
+from hardsight.predictors.features import graph_arrays, totals_matrix
+
+
+class ForestPredictor(Predictor):
+    """Extremely randomized trees (Geurts et al. 2006) on the logarithm of the graph totals.
+
+    They learn the log ratio of the label to the generic roofline (latency) or to weights plus
+    live activations (memory): trees cannot extrapolate a cost, but a ratio stays in range.
+
+    Args:
+        trees: number of trees.
+        seed: of the forest.
+    """
+
+    name = "forest"
+
+    def __init__(self, trees: int = 200, seed: int = 0) -> None:
+        self.trees = trees
+        self.seed = seed
+        self._models: dict[tuple[str, Metric], Any] = {}
+
+    @property
+    def targets(self) -> list[tuple[str, Metric]]:
+        return list(self._models)
+
+    def fit(self, table: MeasurementTable) -> Self:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        for device in table.devices:
+            for metric in table.select(device=device).metrics:
+                graphs, y = table.labelled(device, metric)
+                model = ExtraTreesRegressor(
+                    self.trees, min_samples_leaf=2, max_features=0.5, random_state=self.seed
+                )
+                model.fit(_inputs(graphs), np.log(y / _scale(graphs, metric)))
+                self._models[device, metric] = model
+        return self
+
+    def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        ratio: FloatArray = np.exp(self._models[device, metric].predict(_inputs(graphs)))
+        return ratio * _scale(graphs, metric)
+
+    def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """Disagreement of the trees in log space."""
+        inputs = _inputs(graphs)
+        votes = np.stack([tree.predict(inputs) for tree in self._models[device, metric].estimators_])
+        return 0.05 + votes.std(axis=0)
+
+    def save_state(self, folder: Path) -> dict[str, Any]:
+        import skops.io
+
+        names = []
+        for i, ((device, metric), model) in enumerate(self._models.items()):
+            skops.io.dump(model, folder / f"forest-{i}.skops")
+            names.append([device, str(metric)])
+        return {"forests": names}
+
+    @classmethod
+    def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
+        import skops.io
+
+        made = cls()
+        for i, (device, metric) in enumerate(meta["forests"]):
+            path = folder / f"forest-{i}.skops"
+            foreign = skops.io.get_untrusted_types(file=path)
+            if foreign:
+                raise StorageError(
+                    f"{path} holds types that a forest never has ({', '.join(foreign)}); not loaded"
+                )
+            made._models[device, Metric(metric)] = skops.io.load(path)
+        return made
+
+
+def _inputs(graphs: Sequence[OperatorGraph]) -> FloatArray:
+    return np.log1p(totals_matrix(graphs))
+
+
+def _scale(graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
+    if metric is Metric.LATENCY:
+        return np.array([graph_arrays(g).prior.sum() + 1e-7 for g in graphs])
+    totals = totals_matrix(graphs)
+    return np.asarray(totals[:, -5] + totals[:, -4] + 1e5, dtype=np.float64)

@@ -97,7 +97,7 @@ class OnnxBuilder:
     def constant(self, array: npt.ArrayLike, name: str | None = None) -> str:
         """Add a small constant with its data: axes, target shapes, scales."""
         value = np.asarray(array)
-        name = name or self._fresh("constant")
+        name = name or self.unique("constant")
         tensor = numpy_helper.from_array(value, name)
         self._data[name] = tensor
         self._declare(name, helper.make_tensor_type_proto(tensor.data_type, list(value.shape)))
@@ -138,7 +138,7 @@ class OnnxBuilder:
         name: str | None = None,
         **attributes: Any,
     ) -> str | list[str]:
-        """Add any standard operator; an input left out is ``""``.
+        """Add any standard operator; an input left out is ``""``, an attribute of None is not written.
 
         Returns:
             the output's name, or the list of them when ``n_outputs`` is above 1.
@@ -146,9 +146,11 @@ class OnnxBuilder:
         Raises:
             InputError: when the operator does not exist in this opset or does not fit its inputs.
         """
-        name = name or self._fresh(op_type.lower())
+        name = name or self.unique(op_type.lower())
         outputs = [f"{name}.out"] if n_outputs == 1 else [f"{name}.out{i}" for i in range(n_outputs)]
-        node = helper.make_node(op_type, list(inputs), outputs, f"/{name}", domain=domain or None, **attributes)
+        node = helper.make_node(
+            op_type, list(inputs), outputs, f"/{name}", domain=domain or None, **attributes
+        )
         try:
             types = shape_inference.infer_node_outputs(
                 onnx.defs.get_schema(op_type, self.opset, domain),
@@ -161,7 +163,9 @@ class OnnxBuilder:
                 self._declare(output, types[output])
         except (KeyError, shape_inference.InferenceError, onnx.defs.SchemaError) as error:
             shapes = ", ".join(f"{i}{self._shapes.get(i, '?')}" for i in inputs)
-            raise InputError(f"{op_type} (opset {self.opset}) does not fit the inputs {shapes}: {error}") from error
+            raise InputError(
+                f"{op_type} (opset {self.opset}) does not fit the inputs {shapes}: {error}"
+            ) from error
         for output in outputs:
             self._producers[output] = node
             self.largest_tensor = max(self.largest_tensor, math.prod(self._shapes[output]))
@@ -176,6 +180,11 @@ class OnnxBuilder:
     def channels(self, tensor: str) -> int:
         """Size of dimension 1."""
         return self._shapes[tensor][1]
+
+    def unique(self, stem: str) -> str:
+        """A name not given before: ``stem_0``, ``stem_1`` …"""
+        self._names[stem] += 1
+        return f"{stem}_{self._names[stem] - 1}"
 
     def model(self) -> onnx.ModelProto:
         """The graph as a model with complete value_info; weights without data.
@@ -211,16 +220,14 @@ class OnnxBuilder:
     def _value(self, name: str) -> onnx.ValueInfoProto:
         return onnx.ValueInfoProto(name=name, type=self._types[name])
 
-    def _fresh(self, stem: str) -> str:
-        self._names[stem] += 1
-        return f"{stem}_{self._names[stem] - 1}"
-
     def _count_macs(self, node: onnx.NodeProto) -> int:
         """Multiply-accumulates of the operators that dominate; used to aim at a size, not to predict."""
         kind = node.op_type
         if kind not in _MAC_RULES:
             return 0
-        return _MAC_RULES[kind]([self._shapes[i] if i else () for i in node.input], self._shapes[node.output[0]])
+        return _MAC_RULES[kind](
+            [self._shapes[i] if i else () for i in node.input], self._shapes[node.output[0]]
+        )
 
     # --- layers with weights -----------------------------------------------------------------------------
 
@@ -244,16 +251,22 @@ class OnnxBuilder:
             x: shape ``(batch, channels, *spatial)``.
             kernel: one size, or one per spatial dimension.
             padding: per spatial dimension and on both sides; by default the size is kept at stride 1.
-            precision: ``"int8"`` writes int8 weights and an int32 bias behind DequantizeLinear; ``x`` should then
-                come from `dequantize` and the result go to `quantize` (a ReLU may stand between).
+            precision: ``"int8"`` writes int8 weights and an int32 bias behind DequantizeLinear; ``x``
+                should then come from `dequantize` and the result go to `quantize` (a ReLU may stand between).
+                Beware: ONNX Runtime runs a lone fp32 convolution on integers too where it stands directly
+                between DequantizeLinear and QuantizeLinear.
 
         Returns:
             shape ``(batch, out_channels, *spatial)``.
         """
         rank = len(self.shape(x)) - 2
         kernel_shape = _per_dimension(kernel, rank)
-        pads = [dilation * (k - 1) // 2 for k in kernel_shape] if padding is None else _per_dimension(padding, rank)
-        name = name or self._fresh("conv")
+        pads = (
+            [dilation * (k - 1) // 2 for k in kernel_shape]
+            if padding is None
+            else _per_dimension(padding, rank)
+        )
+        name = name or self.unique("conv")
         weight_shape = (out_channels, self.channels(x) // groups, *kernel_shape)
         weights = self._layer_weights(name, weight_shape, out_channels, bias, precision, x, axis=0)
         return self.node(
@@ -269,11 +282,18 @@ class OnnxBuilder:
         )
 
     def conv_transpose(
-        self, x: str, out_channels: int, kernel: int, *, stride: int = 2, bias: bool = True, name: str | None = None
+        self,
+        x: str,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 2,
+        bias: bool = True,
+        name: str | None = None,
     ) -> str:
         """Transposed convolution that multiplies the spatial size by ``stride``."""
         rank = len(self.shape(x)) - 2
-        name = name or self._fresh("conv_transpose")
+        name = name or self.unique("conv_transpose")
         weight_shape = (self.channels(x), out_channels, *[kernel] * rank)
         weights = self._layer_weights(name, weight_shape, out_channels, bias, "fp32", x, axis=1)
         before, extra = divmod(kernel - stride, 2)
@@ -296,14 +316,16 @@ class OnnxBuilder:
         name: str | None = None,
         precision: Precision = "fp32",
     ) -> str:
-        """Dense layer on the last dimension: Gemm on a matrix, MatMul and Add otherwise, as exporters write it.
+        """Dense layer on the last dimension: Gemm on a matrix, else MatMul and Add, as exporters write it.
 
         ``<name>.weight`` has shape ``(out, in)`` with Gemm and ``(in, out)`` with MatMul.
         """
-        name = name or self._fresh("linear")
+        name = name or self.unique("linear")
         in_features = self.shape(x)[-1]
         if len(self.shape(x)) == 2:
-            weights = self._layer_weights(name, (out_features, in_features), out_features, bias, precision, x, axis=0)
+            weights = self._layer_weights(
+                name, (out_features, in_features), out_features, bias, precision, x, axis=0
+            )
             return self.node("Gemm", x, *weights, name=name, alpha=1.0, beta=1.0, transB=1)
         shape = (in_features, out_features)
         weight, *_ = self._layer_weights(name, shape, out_features, False, precision, x, axis=1)
@@ -314,7 +336,7 @@ class OnnxBuilder:
 
     def batch_norm(self, x: str, *, name: str | None = None) -> str:
         """Batch normalisation that no convolution precedes, and so stays in the graph."""
-        name = name or self._fresh("batch_norm")
+        name = name or self.unique("batch_norm")
         roles = ("weight", "bias", "running_mean", "running_var")
         weights = [self.weight(f"{name}.{role}", (self.channels(x),)) for role in roles]
         return self.node("BatchNormalization", x, *weights, name=name, epsilon=1e-5)
@@ -324,7 +346,7 @@ class OnnxBuilder:
     ) -> list[str]:
         if precision == "fp32":
             weights = [self.weight(f"{name}.weight", shape)]
-            return weights + [self.weight(f"{name}.bias", (n_out,))] if bias else weights
+            return [*weights, self.weight(f"{name}.bias", (n_out,))] if bias else weights
         if precision != "int8":
             raise InputError(f"precision '{precision}' is not one of fp32, int8")
         weights = [self._dequantized_weight(f"{name}.weight", shape, n_out, TensorProto.INT8, axis)]
@@ -358,14 +380,13 @@ class OnnxBuilder:
         else:
             middle = 128 if dtype == TensorProto.UINT8 and not self._never_negative(x) else 0
             scale = self._scalar(np.float32(_QUANTIZATION_SCALE), f"{name}.scale")
-            zero_point = self._scalar(helper.tensor_dtype_to_np_dtype(dtype).type(middle), f"{name}.zero_point")
+            zero_point = self._scalar(
+                helper.tensor_dtype_to_np_dtype(dtype).type(middle), f"{name}.zero_point"
+            )
         return self.node("QuantizeLinear", x, scale, zero_point, name=f"{name}.quantize")
 
     def dequantize(self, q: str) -> str:
-        """Back to float with the scale that `quantize` gave ``q``.
-
-        Each consumer should get a DequantizeLinear of its own: runtimes fuse only those with one reader.
-        """
+        """Back to float with the scale that `quantize` gave ``q``."""
         _, scale, zero_point = self._producers[q].input
         return self.node("DequantizeLinear", q, scale, zero_point)
 
@@ -424,7 +445,9 @@ class OnnxBuilder:
 
     def split(self, x: str, sizes: Sequence[int], axis: int = 1) -> list[str]:
         """Cut ``x`` along ``axis`` into pieces of the given sizes (two or more)."""
-        return self.node("Split", x, self.constant(np.int64(sizes)), n_outputs=len(sizes), axis=axis)
+        return self.node(
+            "Split", x, self.constant(np.array(sizes, np.int64)), n_outputs=len(sizes), axis=axis
+        )
 
     def slice(self, x: str, start: int, stop: int, axis: int, step: int = 1) -> str:
         bounds = [self.constant(np.array([v], np.int64)) for v in (start, stop, axis, step)]
@@ -452,29 +475,41 @@ class OnnxBuilder:
         return self.node("GlobalAveragePool", x)
 
     def max_pool(self, x: str, kernel: int, *, stride: int = 1, padding: int = 0, ceil: bool = False) -> str:
-        return self._pool("MaxPool", x, kernel, stride, padding, ceil_mode=int(ceil))
-
-    def average_pool(self, x: str, kernel: int, *, stride: int = 1, padding: int = 0) -> str:
-        return self._pool("AveragePool", x, kernel, stride, padding, count_include_pad=1)
-
-    def _pool(self, kind: str, x: str, kernel: int, stride: int, padding: int, **attributes: int) -> str:
         rank = len(self.shape(x)) - 2
         return self.node(
-            kind,
+            "MaxPool",
             x,
             kernel_shape=[kernel] * rank,
             strides=[stride] * rank,
             pads=[padding] * 2 * rank,
-            **attributes,
+            ceil_mode=int(ceil),
+        )
+
+    def average_pool(self, x: str, kernel: int, *, stride: int = 1, padding: int = 0) -> str:
+        rank = len(self.shape(x)) - 2
+        return self.node(
+            "AveragePool",
+            x,
+            kernel_shape=[kernel] * rank,
+            strides=[stride] * rank,
+            pads=[padding] * 2 * rank,
+            count_include_pad=1,
         )
 
     def resize(self, x: str, factor: int, mode: Literal["nearest", "linear"] = "nearest") -> str:
         """Enlarge the spatial dimensions by ``factor``."""
         rank = len(self.shape(x)) - 2
         scales = self.constant(np.array([1, 1, *[factor] * rank], np.float32))
-        coordinates = "asymmetric" if mode == "nearest" else "pytorch_half_pixel"
-        extra = {"nearest_mode": "floor"} if mode == "nearest" else {}
-        return self.node("Resize", x, "", scales, mode=mode, coordinate_transformation_mode=coordinates, **extra)
+        nearest = mode == "nearest"
+        return self.node(
+            "Resize",
+            x,
+            "",
+            scales,
+            mode=mode,
+            coordinate_transformation_mode="asymmetric" if nearest else "pytorch_half_pixel",
+            nearest_mode="floor" if nearest else None,
+        )
 
 
 def _per_dimension(value: int | Sequence[int], rank: int) -> list[int]:

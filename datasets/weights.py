@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 _PROTOBUF_LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB; the graph itself needs some room
 _ALWAYS_KEPT = 8  # elements: scalars, Resize scales, pads
 _INTEGERS_KEPT = 4096  # elements: shapes, axes, index tables
-_TILE = 1 << 18  # normal deviates drawn once per model; larger weights repeat them
+_TILE = 262_139  # normal deviates drawn once per model; prime, so that rows of a larger weight never repeat
 _INT8_DEVIATION = 40.0  # of quantized weights: a normal then uses the range to about three deviations
 _GAIN = 1.6  # He et al. 2015 has 2; less, since residual branches add up without batch normalisation
 _ACTIVATION_SCALE = 0.05  # where no QuantizeLinear tells the scale of a convolution's input
@@ -49,24 +49,29 @@ def fill_weights(
         values: data by initializer name; shape must match, the type is converted.
 
     Raises:
-        ModelError: when the weights exceed what one ONNX file can hold (2 GB), when ``values`` names an unknown
-            initializer or has a wrong shape, or when missing data would decide a shape.
+        ModelError: when the weights exceed what one ONNX file can hold (2 GB), when ``values`` names an
+            unknown initializer or has a wrong shape, or when missing data would decide a shape.
     """
     given = dict(values or {})
     total = sum(_size(t) * _itemsize(t) for t in model.graph.initializer)
     if total > _PROTOBUF_LIMIT:
         raise ModelError(
-            f"the weights of '{model.graph.name}' take {total / 1e9:.1f} GB; a model in one piece holds at most 2 GB"
+            f"the weights of '{model.graph.name}' take {total / 1e9:.1f} GB; "
+            "one ONNX file holds at most 2 GB. Give a smaller model"
         )
     filled = onnx.ModelProto()
     filled.CopyFrom(model)
     tensors = {t.name: t for t in filled.graph.initializer}
     unknown = sorted(set(given) - set(tensors))
     if unknown:
-        raise ModelError(f"values for {', '.join(unknown)}, which '{model.graph.name}' has no initializer for")
+        raise ModelError(
+            f"values for {', '.join(unknown)}, which '{model.graph.name}' has no initializer for"
+        )
     for name, value in given.items():
         if tuple(value.shape) != tuple(tensors[name].dims):
-            raise ModelError(f"'{name}' has shape {tuple(tensors[name].dims)}; the value given has {value.shape}")
+            raise ModelError(
+                f"'{name}' has shape {tuple(tensors[name].dims)}; the value given has {value.shape}"
+            )
     draw = _Draw(filled, seed)
     for name, tensor in tensors.items():
         if name in given:
@@ -131,8 +136,8 @@ class _Draw:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if (node.op_type, slot) in _SHAPE_INPUTS:
             raise ModelError(
-                f"'{tensor.name}' has no data, but input {slot} of {node.op_type} '{node.name}' decides a shape; "
-                "give the model with this constant"
+                f"'{tensor.name}' has no data, but as input {slot} of {node.op_type} '{node.name}' "
+                "it decides a shape; give the model with this constant"
             )
         if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
             return np.zeros(shape, dtype)

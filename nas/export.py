@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 
@@ -85,8 +84,6 @@ class _Writer:
     def _hold(self, name: str, tensor: str) -> None:
         if name in self._network.quantized:
             tensor = self._builder.quantize(tensor, name)
-            unsigned = name in self._network.non_negative
-            self._builder.set_constant(f"{name}.zero_point", np.uint8(0 if unsigned else 128))
         self._tensors[name] = tensor
 
     def _read(self, name: str) -> str:

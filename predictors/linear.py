@@ -64,10 +64,15 @@ class RidgePredictor(_Weighted):
 
         scaled = totals / y[:, None]
         norms = np.linalg.norm(scaled, axis=0)
-        norms[norms == 0] = 1
+        unseen = norms == 0
+        norms[unseen] = 1
         rows = np.vstack([scaled / norms, np.sqrt(self.alpha) * np.eye(totals.shape[1])])
         solution, _ = nnls(rows, np.concatenate([np.ones(len(y)), np.zeros(totals.shape[1])]))
         weights: FloatArray = solution / norms
+        for quantity in ("count", "bytes"):  # a category never trained on costs what the average one does
+            columns = np.array([name.endswith(f".{quantity}") for name in TOTALS])
+            if (columns & ~unseen).any():
+                weights[columns & unseen] = weights[columns & ~unseen].mean()
         return weights
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
@@ -107,7 +112,8 @@ class RooflinePredictor(_Weighted):
                     values = np.array([self._value(d, np.exp(p), metric) for d in data])
                     return np.log(values / y)
 
-                fitted = least_squares(residual, start, loss="soft_l1", max_nfev=40)
+                reach = (start - 8, start + 8)  # a factor of 3000 around plausible hardware
+                fitted = least_squares(residual, start, bounds=reach, loss="soft_l1", max_nfev=40)
                 self.weights[device, metric] = np.exp(fitted.x)
         return self
 

@@ -151,23 +151,23 @@ def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tupl
     """A file that ONNX Runtime can load, and where its weights come from: ``"model"`` or ``"random"``."""
     import onnx
 
-    from hardsight.datasets.quantize import is_quantized, quantize_static
-    from hardsight.datasets.weights import fill_weights, has_weights
+    from hardsight.datasets.quantize import quantize_static
+    from hardsight.datasets.weights import fill_weights
 
     if isinstance(model, Path):
         proto = onnx.load(model, load_external_data=False)
-        complete = has_weights(proto, model.parent)
-        if complete and not (quantize and not is_quantized(proto)):
+        complete = _has_weights(proto, model.parent)
+        if complete and not (quantize and not _is_quantized(proto)):
             yield model, "model"
             return
         if complete:
             proto = onnx.load(model)
     else:
         proto = model
-        complete = has_weights(proto, None)
+        complete = _has_weights(proto, None)
     if not complete:
         proto = fill_weights(proto)
-    if quantize and not is_quantized(proto):
+    if quantize and not _is_quantized(proto):
         proto = quantize_static(proto)
     scratch = _SCRATCH if _SCRATCH.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="hardsight-", dir=scratch) as folder:
@@ -179,6 +179,24 @@ def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tupl
         path.write_bytes(data)
         del proto, data
         yield path, "model" if complete else "random"
+
+
+def _has_weights(model: onnx.ModelProto, folder: Path | None) -> bool:
+    """Whether every initializer's data is in the file or lies beside it."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        if folder is None or not location or not (folder / location).is_file():
+            return False
+    return True
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether some operator already quantizes; such a model runs in INT8 as it is."""
+    return any("Quant" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,20 +54,23 @@ def load(source: Source, name: str | None = None) -> Loaded:
 
 def _parse_file(path: Path) -> ModelProto:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise ModelError(f"'{path}' is {kind}; give the path of an ONNX file")
+        if status.st_size == 0:
+            raise ModelError(f"'{path}' is empty; expected an ONNX model")
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ModelError(f"'{path}' is empty; expected an ONNX model")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                return _parse(view, str(path))
+            # Not closed by hand: an error's traceback may still hold slices, and closing would then fail.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise ModelError(f"'{path}' does not exist; give the path of an ONNX file") from None
-    except IsADirectoryError:
-        raise ModelError(f"'{path}' is a folder; give the path of an ONNX file in it") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"'{path}' cannot be read ({reason}); give a readable ONNX file") from error
+    return _parse(memoryview(mapped), str(path))
 
 
 def _parse(data: bytes | memoryview, label: str) -> ModelProto:

@@ -1,0 +1,133 @@
+"""An INT8 twin of a float model, by ONNX Runtime's own static quantization."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from hardsight.errors import BackendError, ModelError
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def quantize_static(
+    model: onnx.ModelProto, *, samples: Sequence[Feeds] | None = None, seed: int = 0
+) -> onnx.ModelProto:
+    """Insert QuantizeLinear and DequantizeLinear around everything ONNX Runtime can run on integers.
+
+    Activations become uint8, weights int8 with a scale per output channel, ranges are the minimum and maximum
+    seen in calibration (Jacob et al., "Quantization and training of neural networks", CVPR 2018).
+
+    Args:
+        model: with its weights (see `hardsight.datasets.weights.fill_weights`) and fixed input shapes.
+        samples: inputs to calibrate with, one mapping from input name to array each. Without them one random
+            input is drawn: right for costs, not for accuracy.
+        seed: of that random input.
+
+    Returns:
+        a new model in QDQ form.
+
+    Raises:
+        ModelError: when the model cannot be run or holds nothing to quantize.
+        BackendError: when ONNX Runtime's quantization is not installed or fails on it.
+    """
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise BackendError(f"static quantization needs the package 'onnxruntime': {error}") from error
+    feeds = list(samples) if samples else [random_feeds(model, seed)]
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(feeds)
+
+        def get_next(self) -> Feeds | None:
+            return next(self._left, None)
+
+    name = model.graph.name
+    with tempfile.TemporaryDirectory(prefix="hardsight-") as folder, _quiet():
+        given, prepared, quantized = (
+            Path(folder, f"{step}.onnx") for step in ("given", "prepared", "quantized")
+        )
+        try:
+            onnx.save(model, given)  # handed over in memory, the model's weights would be moved out of it
+            # folds constants and batch normalisations; symbolic inference asserts on some transformers
+            quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared,
+                quantized,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+            )
+            result = onnx.load(quantized)
+        except Exception as error:  # whatever the runtime throws becomes the reason
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no reason given"
+            raise BackendError(
+                f"ONNX Runtime could not quantize '{name}': {type(error).__name__}: {reason}. "
+                "Measure it in float, or give a model that is quantized already"
+            ) from error
+    if not any(node.op_type == "QuantizeLinear" for node in result.graph.node):
+        raise ModelError(f"'{name}' has no operator that ONNX Runtime quantizes; measure it in float")
+    result.graph.name = name
+    return result
+
+
+def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """One input of every graph input's shape: normal floats; zeros and ones for integers.
+
+    Zeros and ones are valid as token ids, indices, masks and flags alike.
+
+    Raises:
+        ModelError: when an input has an unbound dimension.
+    """
+    rng = np.random.default_rng(seed)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    for value in model.graph.input:
+        if value.name in initializers:
+            continue
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape") or any(d.dim_value <= 0 for d in tensor.shape.dim):
+            raise ModelError(
+                f"input '{value.name}' has no fixed shape; bind its dimensions before quantizing"
+            )
+        shape = [d.dim_value for d in tensor.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        if dtype.kind == "f":
+            feeds[value.name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            feeds[value.name] = rng.integers(0, 2, shape).astype(dtype)
+    return feeds
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantizer's remarks off the user's screen, and the root logger as it was."""
+    root = logging.getLogger()
+    handlers, disabled = list(root.handlers), logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for handler in root.handlers[:]:
+            if handler not in handlers:  # logging.warning() sets one up when there is none
+                root.removeHandler(handler)

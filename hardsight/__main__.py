@@ -1,0 +1,5 @@
+"""``python -m hardsight`` is the ``hardsight`` command."""
+
+from hardsight.cli import run
+
+run()

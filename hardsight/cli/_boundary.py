@@ -1,0 +1,97 @@
+"""Where exceptions end: one sentence on stderr and an exit code; a traceback only with ``--debug``."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import typer
+
+from hardsight.errors import HardsightError, StorageError
+
+EXIT_UNEXPECTED = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def run() -> NoReturn:
+    """Entry point of the installed script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; raises nothing.
+
+    ``--debug`` may stand anywhere, so that it can be appended to a line that failed.
+    """
+    from hardsight.cli._app import app
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        code = app([a for a in args if a != "--debug"], prog_name="hardsight", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SystemExit as stop:
+        # Typer answers a closed pipe with exit code 1, which here means a broken budget.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _closed_pipe()
+        return stop.code if isinstance(stop.code, int) else EXIT_UNEXPECTED
+    except BrokenPipeError:
+        return _closed_pipe()
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except typer.TyperException as error:
+        say(f"{error.format_message()} See 'hardsight --help'.")
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sentence, code = explain(error)
+        say(sentence)
+        return code
+
+
+def say(sentence: str) -> None:
+    """Print an error on stderr, on one line."""
+    print(f"hardsight: {' '.join(sentence.split())}", file=sys.stderr)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code for an exception."""
+    if isinstance(error, HardsightError):
+        return str(error), error.exit_code
+    for cause in _chain(error):
+        if isinstance(cause, OSError):
+            return _storage(cause), StorageError.exit_code
+        if isinstance(cause, sqlite3.OperationalError):
+            return f"the database cannot be used: {cause}. Check its folder's space and permissions.", StorageError.exit_code
+    if isinstance(error, MemoryError):
+        return "this machine has not enough memory for that; close other programs or give a smaller job.", EXIT_UNEXPECTED
+    return (
+        f"unexpected {type(error).__name__}: {error or 'no message'}. This is a fault of Hardsight, not yours: "
+        "run again with --debug and report the traceback.",
+        EXIT_UNEXPECTED,
+    )
+
+
+def _storage(error: OSError) -> str:
+    where = f"'{error.filename}'" if error.filename else "a file"
+    return f"cannot use {where}: {error.strerror or error}. Check the path, its permissions and the free space."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or getattr(current, "orig", None)
+
+
+def _closed_pipe() -> int:
+    # The interpreter flushes stdout once more as it exits; that must find somewhere to go.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE

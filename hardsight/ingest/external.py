@@ -1,0 +1,55 @@
+"""Tensors whose data lies in another file: never followed out of the folder, and read only where tiny."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+from onnx import TensorProto
+
+from hardsight.errors import ModelError
+from hardsight.ingest.bits import BITS
+from hardsight.ingest.types import elements
+
+_TINY_BYTES: Final = 1024
+
+
+def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
+    """Refuse a location outside ``folder``; embed an integer constant of up to 1 KiB, which may decide a shape.
+
+    A weight file that is missing is fine: then only its small constants are missing too.
+
+    Raises:
+        ModelError: the location is absolute, climbs out of the folder or links out of it.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    leaves = posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
+    path = folder / location if folder is not None and location and not leaves and "\0" not in location else None
+    if path is not None and folder is not None:
+        try:
+            leaves = not path.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):  # a loop of links
+            leaves = True
+    if leaves:
+        raise ModelError(
+            f"weight '{tensor.name}' of '{name}' lies in '{location}', outside the model's folder; "
+            "keep external data beside the model"
+        )
+    bits = BITS.get(tensor.data_type, 0)
+    size = elements(tuple(tensor.dims)) * bits // 8
+    if path is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) or not 0 < size <= _TINY_BYTES:
+        return
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            data = file.read(size)
+    except (OSError, ValueError):
+        return
+    if len(data) == size:
+        tensor.raw_data = data
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]

@@ -1,0 +1,93 @@
+"""Reading element types and shapes out of ONNX type protos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from onnx import TypeProto
+
+Shape = tuple[int, ...]
+
+MAX_ELEMENTS: Final = 2**48
+"""A tensor of more elements is taken for a damaged file: no memory holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Element type code and shape of a tensor, or of what a sequence or an optional holds."""
+
+    elem_type: int
+    shape: Shape
+    kind: str = "tensor"
+
+
+def holder(proto: TypeProto) -> tuple[str, TypeProto.Tensor | TypeProto.SparseTensor | None]:
+    """The tensor type inside a type, and what wraps it: tensor, sparse tensor, sequence, optional, map or nothing."""
+    kind = "tensor"
+    for _ in range(100):
+        which = proto.WhichOneof("value")
+        if which == "tensor_type":
+            return kind, proto.tensor_type
+        if which == "sparse_tensor_type":
+            return "sparse tensor" if kind == "tensor" else kind, proto.sparse_tensor_type
+        if which == "sequence_type":
+            kind, proto = "sequence", proto.sequence_type.elem_type
+        elif which == "optional_type":
+            kind, proto = ("optional" if kind == "tensor" else kind), proto.optional_type.elem_type
+        elif which == "map_type":
+            kind, proto = "map", proto.map_type.value_type
+        else:
+            break
+    return kind, None
+
+
+def resolve(proto: TypeProto, symbols: Mapping[str, int]) -> TensorType | None:
+    """The type when every dimension is a number or a bound symbol, else None."""
+    kind, tensor = holder(proto)
+    if tensor is None or not tensor.HasField("shape"):
+        return None
+    dims: list[int] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value"):
+            value = dim.dim_value
+        elif dim.dim_param in symbols:
+            value = symbols[dim.dim_param]
+        else:
+            return None
+        if value < 0:
+            return None
+        dims.append(value)
+    return TensorType(tensor.elem_type, tuple(dims), kind)
+
+
+def loose(proto: TypeProto) -> TensorType | None:
+    """Like :func:`resolve`, but what wraps a tensor of open shape passes as one scalar: its length is data."""
+    found = resolve(proto, {})
+    if found is not None:
+        return found
+    kind, tensor = holder(proto)
+    if kind == "tensor":
+        return None
+    return TensorType(tensor.elem_type if tensor is not None else 1, (), kind)
+
+
+def elements(shape: Shape) -> int:
+    """How many elements ``shape`` has; 1 for a scalar."""
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def text(proto: TypeProto) -> str:
+    """The shape as people write it: ``(1, 'sequence', ?)``."""
+    _, tensor = holder(proto)
+    if tensor is None or not tensor.HasField("shape"):
+        return "of unknown rank"
+    dims = [
+        str(d.dim_value) if d.HasField("dim_value") else (f"'{d.dim_param}'" if d.dim_param else "?")
+        for d in tensor.shape.dim
+    ]
+    return f"({', '.join(dims)})"

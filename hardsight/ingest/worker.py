@@ -1,0 +1,79 @@
+"""The process that native ONNX code runs in: ``python -m hardsight.ingest.worker``.
+
+Some malformed models crash native shape inference or the inliner. Here a crash takes only this process down, and
+its memory is limited. Requests come on standard input and answers go to standard output, both as a one-byte tag,
+a length of eight bytes and that many bytes. The end of the input, also by the death of the parent, ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from typing import BinaryIO, Final
+
+HEADER: Final = struct.Struct("<cQ")
+INLINE: Final = b"f"
+INFER: Final = b"i"
+OK: Final = b"o"
+REFUSED: Final = b"r"
+MEMORY_LIMIT_BYTES: Final = 4 << 30
+
+
+def send(stream: BinaryIO, tag: bytes, payload: bytes) -> None:
+    """Write one message."""
+    stream.write(HEADER.pack(tag, len(payload)))
+    stream.write(payload)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[bytes, bytes] | None:
+    """Read one message; None at the end of the stream."""
+    head = stream.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return None
+    tag, length = HEADER.unpack(head)
+    payload = stream.read(length)
+    return (tag, payload) if len(payload) == length else None
+
+
+def answer(tag: bytes, payload: bytes) -> bytes:
+    """Do what a request asks."""
+    from onnx import ModelProto, inliner
+
+    from hardsight.ingest.infer import infer
+
+    model = ModelProto.FromString(payload)
+    if tag == INLINE:
+        return inliner.inline_local_functions(model).SerializeToString()
+    return infer(model).SerializeToString()
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer until the requests end."""
+    while (message := receive(requests)) is not None:
+        try:
+            tag, payload = OK, answer(*message)
+        except Exception as error:  # the parent turns every refusal into a ModelError
+            tag, payload = REFUSED, " ".join(str(error).split())[:500].encode()
+        send(replies, tag, payload)
+
+
+def main() -> None:
+    """Keep the pipes for ourselves, limit the memory, serve."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):  # whatever native code prints must not get between the answers
+        os.dup2(nothing, descriptor)
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError, OSError):
+        pass  # no such limit on this system: the time limit still holds
+    serve(requests, replies)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The long jobs behind the command line: build a data set, train and evaluate predictors, search."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hardsight.api import HERE, check_device_name
+from hardsight.device import get_device
+from hardsight.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hardsight.datasets.build import Recipe
+    from hardsight.measurement import MeasurementTable
+    from hardsight.nas.report import SearchReport
+    from hardsight.predictors.training import TrainResult
+    from hardsight.progress import Progress
+
+
+@dataclass(frozen=True)
+class BuiltDataset:
+    """What `build_dataset` did.
+
+    Args:
+        table: the data set, as read back.
+        complete: False when the time was up before the last network.
+        failures: reasons for missing labels, with counts.
+    """
+
+    table: MeasurementTable
+    complete: bool
+    failures: Mapping[str, int]
+
+
+def build_dataset(
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: str = HERE,
+    name: str | None = None,
+    time_limit_s: float = float("inf"),
+    progress: Progress | None = None,
+) -> BuiltDataset:
+    """Generate networks, measure them on this machine and write the data set; resumable.
+
+    Args:
+        folder: of the data set.
+        recipe: what it holds.
+        device: a ``host/…`` device.
+        name: device name to write instead.
+        time_limit_s: stop measuring after that.
+        progress: called after each network.
+
+    Raises:
+        BackendError: this machine cannot be measured.
+        StorageError: the folder cannot be written or was begun with another recipe.
+    """
+    from hardsight.datasets.build import Builder
+    from hardsight.datasets.profilers import get_profiler
+
+    target = get_device(device)
+    if name is not None:
+        check_device_name(name)
+    profiler = get_profiler(target)
+    profiler.check()
+    builder = Builder(folder, recipe)
+    builder.generate(progress)
+    complete = builder.measure(profiler, target, time_limit_s=time_limit_s, progress=progress)
+    table = builder.pack(rename={device: name} if name else None)
+    return BuiltDataset(table, complete, builder.failures())
+
+
+def load_dataset(folder: Path | None = None) -> MeasurementTable:
+    """The data set in a folder, or the one that comes with the package."""
+    from hardsight.datasets.store import load_shipped, load_table
+
+    return load_shipped() if folder is None else load_table(folder)
+
+
+class LabelSummary(NamedTuple):
+    """Labels of one metric on one device, in SI units; ``spread`` is the median of the relative ones."""
+
+    device: str
+    metric: str
+    labels: int
+    smallest: float
+    median: float
+    largest: float
+    spread: float
+
+
+def describe_dataset(table: MeasurementTable) -> list[LabelSummary]:
+    """One summary per device and metric."""
+    return [
+        LabelSummary(
+            str(device),
+            str(metric),
+            len(rows),
+            float(rows["value"].min()),
+            float(rows["value"].median()),
+            float(rows["value"].max()),
+            float(rows["spread"].median()),
+        )
+        for (device, metric), rows in table.rows.groupby(["device", "metric"])
+    ]
+
+
+def train(
+    out: Path,
+    *,
+    data: Path | None = None,
+    predictors: Sequence[str] | None = None,
+    folds: int = 7,
+    track: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Compare predictors on held-out families, fit the best of each metric on everything, write it.
+
+    Args:
+        out: folder to write.
+        data: folder of the data set; None means the one of the package.
+        predictors: names to compare; None means all.
+        folds: groups of families to hold out in turn.
+        track: log run and predictor to MLflow.
+        progress: called after each fold.
+
+    Raises:
+        UnknownNameError: no such predictor.
+        DataError, StorageError: data that cannot be used, a folder that cannot be written.
+    """
+    from hardsight import tracking
+    from hardsight.predictors import PREDICTORS
+    from hardsight.predictors.training import save
+    from hardsight.predictors.training import train as fit
+
+    table = load_dataset(data)
+    names = _known_predictors(predictors)
+    params = {"predictors": ", ".join(names or PREDICTORS), "folds": folds, "data": str(data or "shipped")}
+    tags = {"data_digest": table_digest(table)}
+    with tracking.track("hardsight-train", out.name, params, tags, enabled=track) as run:
+        result = fit(table, names, folds=folds, progress=progress)
+        save(result, table, out)
+        for row in score_records(result.table):
+            prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
+            run.metrics({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
+        if track:
+            tracking.log_predictor(run, out, table.devices[0])
+    return result
+
+
+def evaluate(
+    *,
+    data: Path | None = None,
+    predictors: Sequence[str] | None = None,
+    folds: int = 7,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Scores of predictors on families held out whole; see `hardsight.predictors.evaluation.summary`."""
+    from hardsight.predictors.training import compare
+
+    return compare(load_dataset(data), _known_predictors(predictors), folds=folds, progress=progress)[0]
+
+
+def _known_predictors(names: Sequence[str] | None) -> list[str]:
+    """Refuse a misspelt name now, not after the folds of the names before it."""
+    from hardsight.predictors import PREDICTORS
+
+    for name in names or ():
+        if name not in PREDICTORS:
+            raise UnknownNameError("predictor", name, PREDICTORS)
+    return list(names or PREDICTORS)
+
+
+def score_records(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a score table; what could not be computed is None."""
+    return [
+        {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
+        for record in scores.to_dict(orient="records")
+    ]
+
+
+def table_digest(table: MeasurementTable) -> str:
+    """SHA-256 over a table's labels (32 hex digits), whatever their order."""
+    columns = table.rows[["digest", "device", "metric", "value"]].itertuples(index=False)
+    return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in columns)).encode()).hexdigest()[:32]
+
+
+def search(
+    job_file: Path,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    track: bool = True,
+    progress: Progress | None = None,
+) -> SearchReport:
+    """Run the search of a job file, tracked; see `hardsight.nas.search.run_search`.
+
+    Args:
+        job_file: YAML.
+        out: folder of the study; the job's ``output`` by default.
+        resume: go on in a folder that holds this job's study.
+        track: log the run to MLflow.
+        progress: called after each trial.
+    """
+    from hardsight import tracking
+    from hardsight.nas.job import load_job
+    from hardsight.nas.search import run_search
+
+    job = load_job(job_file)
+    params = {key: str(value) for key, value in job.resolved().items()}
+    with tracking.track("hardsight-search", job_file.stem, params, enabled=track) as run:
+        return run_search(job, out, resume, progress=progress, run=run)

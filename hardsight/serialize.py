@@ -1,0 +1,113 @@
+"""Answers as JSON-able dictionaries: the one place that fixes the names scripts rely on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hardsight.api import BudgetCheck, DeviceStatus, ModelMeasurement
+    from hardsight.nas.report import SearchReport
+    from hardsight.prediction import ModelPrediction
+    from hardsight.predictors.adapt import AdaptReport
+
+Record = dict[str, Any]
+
+
+def prediction_record(answer: ModelPrediction) -> Record:
+    """One prediction; a missing interval is null, ``layers`` are there when they were asked for."""
+    record: Record = {
+        "model": answer.model,
+        "digest": answer.digest,
+        "device": answer.device,
+        "predictor": answer.predictor,
+        "predictions": {str(metric): estimate._asdict() for metric, estimate in answer.estimates.items()},
+        "unknown_ops": dict(answer.unknown_ops),
+        "assumptions": list(answer.assumptions),
+    }
+    if answer.layers:
+        record["layers"] = [layer._asdict() for layer in answer.layers]
+    return record
+
+
+def measurement_record(answer: ModelMeasurement) -> Record:
+    """One measured model; what could not be measured is named with the reason."""
+    return {
+        "model": answer.model,
+        "digest": answer.digest,
+        "device": answer.device,
+        "measurements": {
+            str(m.metric): {"value": m.value, "spread": m.spread, "repeats": m.repeats} for m in answer.measurements
+        },
+        "unavailable": {str(metric): reason for metric, reason in answer.unavailable.items()},
+        "versions": dict(answer.versions),
+        "assumptions": list(answer.assumptions),
+    }
+
+
+def device_record(status: DeviceStatus) -> Record:
+    """One device, its settings and whether it can be predicted and measured."""
+    return {
+        **status.device.model_dump(mode="json"),
+        "origin": status.origin,
+        "can_predict": status.can_predict,
+        "can_measure": status.can_measure,
+    }
+
+
+def check_record(check: BudgetCheck) -> Record:
+    """One model against its budgets."""
+    budgets: Sequence[Record] = [
+        {**verdict._asdict(), "kept": verdict.kept, "excess": verdict.excess} for verdict in check.verdicts
+    ]
+    return {
+        "model": check.answer.model,
+        "digest": check.answer.digest,
+        "device": check.answer.device,
+        "predictor": check.answer.predictor,
+        "kept": check.kept,
+        "budgets": budgets,
+        "unknown_ops": dict(check.answer.unknown_ops),
+        "assumptions": list(check.answer.assumptions),
+    }
+
+
+def adaptation_record(report: AdaptReport) -> Record:
+    """What an adaptation did."""
+    return {
+        "device": report.device,
+        "source_device": report.source_device,
+        "samples": report.samples,
+        "scale": dict(report.scale),
+        "residual": {metric: _finite(value) for metric, value in report.residual.items()},
+        "notes": list(report.notes),
+        "folder": str(report.folder),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def search_record(report: SearchReport) -> Record:
+    """A search's verified front."""
+    return {
+        "study": str(report.folder),
+        "device": report.job.device,
+        "measured_on": report.measured_on,
+        "trials": len(report.records),
+        "front": [
+            {
+                "file": row.file,
+                "digest": row.digest,
+                "accuracy": row.test_accuracy,
+                "predicted": {name: estimate._asdict() for name, estimate in row.predicted.items()},
+                "measured": {name: {"value": v, "spread": s} for name, (v, s) in row.measured.items()},
+                "size_bytes": row.size_bytes,
+                "kept": dict(row.kept),
+            }
+            for row in report.rows
+        ],
+        "notes": report.sentences(),
+    }

@@ -1,0 +1,101 @@
+"""The contract of an accuracy evaluator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from hardsight.candidate import Candidate
+from hardsight.errors import HardsightError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from hardsight.nas.data import Part
+
+
+class TrialFailure(HardsightError):
+    """One candidate failed, not the search: its training diverged, ran out of memory or of time."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A candidate with its accuracy.
+
+    Args:
+        candidate: what was evaluated.
+        accuracy: share of the validation samples that are classified right.
+        seed: that it started from.
+        epochs: it was trained for.
+        duration_s: it took.
+        weights: trained tensors by name, as `AccuracyEvaluator.save` keeps them; empty where nothing was trained.
+    """
+
+    candidate: Candidate
+    accuracy: float
+    seed: int
+    epochs: int = 0
+    duration_s: float = 0.0
+    weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write the weights as safetensors with the rest as its metadata, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        metadata = {
+            "candidate": self.candidate.to_json(),
+            "accuracy": repr(self.accuracy),
+            "seed": str(self.seed),
+            "epochs": str(self.epochs),
+            "duration_s": repr(self.duration_s),
+        }
+        temporary = path.with_suffix(".part")
+        save_file(dict(self.weights), temporary, metadata=metadata)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as held:
+            metadata = held.metadata()
+            weights = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118 - no mapping
+        return cls(
+            Candidate.from_json(metadata["candidate"]),
+            float(metadata["accuracy"]),
+            int(metadata["seed"]),
+            int(metadata["epochs"]),
+            float(metadata["duration_s"]),
+            weights,
+        )
+
+
+class AccuracyEvaluator(ABC):
+    """Answers how accurate a candidate is on the task at hand."""
+
+    @abstractmethod
+    def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
+        """Accuracy on the validation part; the same arguments give the same answer.
+
+        Args:
+            candidate: of the evaluator's space.
+            seed: of initial weights and batches.
+            epochs: other than the evaluator's own, for a final training.
+
+        Raises:
+            TrialFailure: when this candidate, not the task, is the trouble.
+        """
+
+    @abstractmethod
+    def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:
+        """The trained network as ONNX, quantized where the candidate says so."""
+
+    @abstractmethod
+    def predict(self, evaluation: Evaluation, part: Part) -> npt.NDArray[Any]:
+        """Logits ``(n, classes)`` of the trained network, computed where it was trained."""

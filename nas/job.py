@@ -1,0 +1,236 @@
+"""The job file of a search: what the user has and wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hardsight.budgets import SIZE, parse_budget
+from hardsight.errors import InputError, JobError, StorageError
+from hardsight.metrics import Metric
+from hardsight.nas._text import did_you_mean
+from hardsight.nas.data import DataSpec
+from hardsight.units import parse_quantity
+
+ERROR = "error"
+"""Objective: share of validation samples classified wrong."""
+
+SAMPLER_NAMES = ("nsga2", "tpe", "gp", "random")
+COSTS = (*(str(m) for m in Metric if not m.larger_is_better), SIZE)
+
+
+def _seconds(value: object) -> object:
+    return parse_quantity(value, "s") if isinstance(value, str) else value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+class SpaceSpec(BaseModel):
+    """A search space by name; every other key is an option of that space."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "quant_cnn"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Job(BaseModel):
+    """A search, as ``JOB.yaml`` says it; an unknown key is refused.
+
+    Args:
+        data: a data set's name or path, or a `DataSpec`.
+        space: a space's name, or a mapping with ``name`` and its options.
+        device: that the networks are searched for.
+        objectives: ``error`` and at most two costs, all minimised.
+        constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``, ``size_bytes: 200kB``.
+        level: nominal coverage of that interval.
+        sampler: of Optuna: ``nsga2``, ``tpe``, ``gp`` or ``random``.
+        trials: to finish, those without training (infeasible or seen before) included.
+        timeout: for all trials, for example ``10min``; what is running then ends first.
+        trial_timeout: for one training.
+        epochs: of a trial's training.
+        final_epochs: of the front's training; 0 keeps the networks as the search trained them.
+        front_size: networks of the front to train finally, export and measure at most, spread along it.
+        measure_budget_s: time to measure each of them.
+        seed: of everything random.
+        output: folder of the study; by default the job file's name without its ending, in the current folder.
+        storage: URL of another Optuna storage than the SQLite file in that folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: DataSpec = DataSpec()
+    space: SpaceSpec = SpaceSpec()
+    device: str = "host/onnxruntime/fp32-t1"
+    objectives: tuple[str, ...] = Field(default=(ERROR, str(Metric.LATENCY)), min_length=1, max_length=3)
+    constraints: dict[str, float] = Field(default_factory=dict)
+    level: float = Field(default=0.9, gt=0, lt=1)
+    sampler: Literal["nsga2", "tpe", "gp", "random"] = "nsga2"
+    trials: int = Field(default=40, ge=1)
+    timeout: Duration | None = None
+    trial_timeout: Duration | None = None
+    epochs: int = Field(default=12, ge=1)
+    final_epochs: int = Field(default=30, ge=0)
+    front_size: int = Field(default=8, ge=1)
+    measure_budget_s: float = Field(default=5.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    output: str | None = None
+    storage: str | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named_data(cls, value: object) -> object:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _named_space(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _limits(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ValueError("expected limits by cost, for example 'latency_s: 2ms'")
+        limits: dict[str, float] = {}
+        for name, limit in value.items():
+            quantity, number = _limit(str(name), limit)
+            if quantity in limits:
+                raise ValueError(f"there are two limits for {quantity}; give one")
+            if number <= 0:
+                raise ValueError(f"the limit '{limit}' for {name} is not above zero")
+            limits[quantity] = number
+        return limits
+
+    @model_validator(mode="after")
+    def _known_objectives(self) -> Self:
+        for name in self.objectives:
+            if name not in (ERROR, *COSTS):
+                raise ValueError(f"objective '{name}' is unknown.{did_you_mean(name, (ERROR, *COSTS))}")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("an objective is named twice")
+        if ERROR not in self.objectives:
+            raise ValueError(
+                f"'{ERROR}' must be among the objectives: the cheapest network is not worth a search"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values with every default filled in; `parse_job` of it gives the same job."""
+        plain = self.model_dump(mode="json")
+        for key in ("timeout", "trial_timeout"):
+            if plain[key] is not None:
+                plain[key] = f"{plain[key]:g}s"
+        return plain
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.resolved(), sort_keys=False)
+
+    def difference(self, other: Job) -> list[str]:
+        """One phrase per key whose value differs, the folder apart: ``"epochs: 12 → 20"``."""
+        mine, theirs = _flat(self.resolved()), _flat(other.resolved())
+        keys = [key for key in dict.fromkeys([*mine, *theirs]) if key != "output"]
+        return [f"{k}: {mine.get(k)} → {theirs.get(k)}" for k in keys if mine.get(k) != theirs.get(k)]
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file; a relative path of data in it is taken from the file's folder.
+
+    Raises:
+        JobError: naming every wrong key or value.
+        StorageError: when the file cannot be read.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise JobError(f"job file '{path}' does not exist; see the README for an example") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"job file '{path}' cannot be read: {error}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise JobError(f"job file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    job = parse_job(raw, str(path))
+    changes: dict[str, Any] = {}
+    if job.data.source != "digits":
+        source = (path.parent / Path(job.data.source).expanduser()).resolve()
+        changes["data"] = job.data.model_copy(update={"source": str(source)})
+    if job.output is None:
+        changes["output"] = path.stem
+    return job.model_copy(update=changes)
+
+
+def parse_job(raw: object, source: str = "job") -> Job:
+    """Check what a job file holds.
+
+    Args:
+        raw: parsed YAML.
+        source: for messages.
+
+    Raises:
+        JobError: naming every wrong key or value.
+    """
+    if not isinstance(raw, Mapping):
+        raise JobError(
+            f"{source} holds {'nothing' if raw is None else 'no keys'}; expected keys such as 'data' and 'device'"
+        )
+    try:
+        return Job.model_validate(dict(raw))
+    except ValidationError as error:
+        raise JobError(
+            f"{source} is not valid: {'; '.join(_fault(dict(e)) for e in error.errors())}"
+        ) from error
+
+
+def _limit(name: str, limit: object) -> tuple[str, float]:
+    if isinstance(limit, bool) or not isinstance(limit, str | int | float):
+        raise ValueError(f"the limit '{limit}' for {name} is not a quantity, for example 2ms")
+    if name in COSTS and _is_number(limit):  # the key itself names the SI unit
+        return name, float(limit)
+    try:
+        return parse_budget(name, limit)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _is_number(limit: str | float) -> bool:
+    try:
+        return math.isfinite(float(limit))  # YAML 1.1 reads 2e-3 as text
+    except ValueError:
+        return False
+
+
+def _fault(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = DataSpec.model_fields if len(error["loc"]) > 1 else Job.model_fields
+        return f"unknown key '{where}'.{did_you_mean(where, known)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

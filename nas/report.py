@@ -1,0 +1,407 @@
+"""A study's folder → plain rows and numbers; drawing them is left to the other ``report_*`` modules."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardsight.budgets import SIZE, unit_of
+from hardsight.errors import StorageError
+from hardsight.metrics import Metric
+from hardsight.nas.job import ERROR, Job
+from hardsight.nas.pareto import hypervolume, non_dominated
+from hardsight.nas.search import front
+from hardsight.nas.study import StudyFolder, TrialRecord, finished, quiet_optuna, storage_errors
+from hardsight.prediction import Estimate, FloatArray
+from hardsight.units import format_quantity
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One delivered network.
+
+    Args:
+        digest: of the candidate.
+        trial: that found it.
+        file: ONNX file, relative to the study's folder.
+        predicted: costs by name.
+        measured: value and relative spread by cost; empty where nothing was measured.
+        validation_accuracy: share of the validation part, in torch.
+        test_accuracy: share of the test part, in ONNX Runtime.
+        test_agreement: share of the test part on which ONNX Runtime and torch choose the same class.
+        size_bytes: of all constants.
+        file_bytes: of the ONNX file.
+        macs: multiply-accumulates of one inference.
+        resolution: side of the input image.
+        bits: per block in order, name and bits.
+        kept: by constraint, whether the measured value is within the limit.
+        dominated: whether another delivered network is at least as good in everything, now that all are trained finally.
+    """
+
+    digest: str
+    trial: int
+    file: str
+    predicted: Mapping[str, Estimate]
+    measured: Mapping[str, tuple[float, float]]
+    validation_accuracy: float
+    test_accuracy: float
+    test_agreement: float
+    size_bytes: float
+    file_bytes: int
+    macs: int
+    resolution: int
+    bits: tuple[tuple[str, int], ...]
+    kept: Mapping[str, bool]
+    dominated: bool = False
+
+    def inside(self, metric: str) -> bool | None:
+        """Whether the measured value is within the predicted interval; None where one of the two is missing."""
+        estimate, measured = self.predicted.get(metric), self.measured.get(metric)
+        if measured is None or estimate is None or estimate.lower is None or estimate.upper is None:
+            return None
+        return estimate.lower <= measured[0] <= estimate.upper
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The candidate that misses the constraints by least.
+
+    Args:
+        trial: its number.
+        digest: of the candidate.
+        misses: by broken constraint: the limit and the upper end of the prediction.
+    """
+
+    trial: int
+    digest: str
+    misses: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search found and what it cost.
+
+    Args:
+        folder: of the study.
+        job: as resolved.
+        records: finished trials in order.
+        rows: delivered networks, most accurate first.
+        verified: whether the front was trained finally and measured; False in a search that was stopped before.
+        measured_on: device name of the measurements, None where there are none.
+        notes: what a reader must know.
+        data: name, shape, classes, samples and digest of the data set.
+        versions: of the packages, at verification.
+        search_s: wall time of the trials.
+    """
+
+    folder: Path
+    job: Job
+    records: Sequence[TrialRecord] = field(repr=False)
+    rows: tuple[FrontRow, ...]
+    verified: bool
+    measured_on: str | None
+    notes: tuple[str, ...]
+    data: Mapping[str, Any]
+    versions: Mapping[str, str]
+    search_s: float
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Trials by fate: trained, reused, infeasible, and each kind of failure."""
+        return dict(Counter(_fate(record) for record in self.records))
+
+    @cached_property
+    def train_s(self) -> float:
+        """Time spent on training during the search."""
+        return float(sum(record.trial.user_attrs.get("train_s", 0.0) for record in self.records))
+
+    @property
+    def cost_objectives(self) -> list[str]:
+        return [name for name in self.job.objectives if name != ERROR]
+
+    @property
+    def shown_costs(self) -> list[str]:
+        """Costs of objectives and constraints, size last."""
+        names = dict.fromkeys([*self.cost_objectives, *self.job.constraints])
+        return [*(n for n in names if n != SIZE), SIZE]
+
+    @cached_property
+    def trained(self) -> list[TrialRecord]:
+        """Completed trials with an accuracy."""
+        return [r for r in self.records if r.complete and r.accuracy is not None]
+
+    @cached_property
+    def closest(self) -> Closest | None:
+        """Set when no candidate keeps the constraints: the one whose worst violation is least."""
+        if any(r.complete and r.feasible for r in self.records):
+            return None
+        broken = [r for r in self.records if r.complete]
+        if not broken:
+            return None
+        best = min(broken, key=lambda r: max(r.violations.values()))
+        limits = self.job.constraints
+        misses = {n: (limits[n], limits[n] * (1 + v)) for n, v in best.violations.items() if v > 0}
+        return Closest(best.number, best.candidate.digest, misses)
+
+    @cached_property
+    def best_error(self) -> list[float]:
+        """Least validation error of a feasible candidate after each finished trial; 1 before there is one."""
+        errors = [1 - r.accuracy if r.feasible and r.accuracy is not None else 1.0 for r in self.records]
+        return [float(e) for e in np.minimum.accumulate(errors)] if errors else []
+
+    @cached_property
+    def hypervolumes(self) -> list[float]:
+        """Share of the objective space that the feasible trials dominate, after each finished trial.
+
+        The reference is the error of guessing, each cost's limit or, without one, the largest cost seen.
+        """
+        reference = self._reference()
+        points: list[list[float]] = []
+        out: list[float] = []
+        for record in self.records:
+            if record.complete and record.feasible and record.accuracy is not None:
+                points.append([float(v) for v in record.trial.values])
+                kept: FloatArray = np.array(points, np.float64)
+                points = kept[non_dominated(kept)].tolist()
+                out.append(hypervolume(np.array(points), reference) / math.prod(reference))
+            else:
+                out.append(out[-1] if out else 0.0)
+        return out
+
+    def summary_metrics(self) -> dict[str, float]:
+        """Headline numbers for an experiment tracker."""
+        found = {
+            "trials": float(len(self.records)),
+            "search_s": self.search_s,
+            "train_s": self.train_s,
+            "front_size": float(len(self.rows)),
+            **{f"trials_{fate.replace(' ', '_')}": float(n) for fate, n in self.counts.items()},
+        }
+        if self.rows:
+            found["best_test_accuracy"] = max(row.test_accuracy for row in self.rows)
+        inside = [i for row in self.rows for i in [row.inside(str(Metric.LATENCY))] if i is not None]
+        if inside:
+            found["measured_latency_inside_interval"] = sum(inside) / len(inside)
+        return found
+
+    def sentences(self) -> list[str]:
+        """The outcome in words."""
+        counts = ", ".join(f"{n} {fate}" for fate, n in self.counts.items())
+        lines = [
+            f"{len(self.records)} trials ({counts}) in {format_quantity(self.search_s, 's')}, "
+            f"of which {format_quantity(self.train_s, 's')} training."
+        ]
+        if self.closest is not None:
+            parts = [
+                f"{name} {show(name, upper)} at the upper end of its interval against a limit of {show(name, limit)}"
+                for name, (limit, upper) in self.closest.misses.items()
+            ]
+            lines.append(
+                "No candidate keeps the constraints. The closest, trial "
+                f"{self.closest.trial}, misses: {'; '.join(parts)}. Loosen the limits, allow smaller networks, or search longer."
+            )
+        elif not self.rows and self.verified:
+            lines.append("No candidate was trained to the end, so there is no front.")
+        elif not self.verified:
+            lines.append("The search was stopped before its front was verified; go on with --resume.")
+        lines += self._kept_sentences()
+        return [*lines, *self.notes]
+
+    def _kept_sentences(self) -> list[str]:
+        lines = []
+        inside = [i for row in self.rows for i in [row.inside(str(Metric.LATENCY))] if i is not None]
+        if inside:
+            lines.append(
+                f"Measured latency is inside the {self.job.level:.0%} interval for {sum(inside)} of {len(inside)} networks."
+            )
+        for name, limit in self.job.constraints.items():
+            kept = [row.kept[name] for row in self.rows if name in row.kept]
+            if kept:
+                lines.append(
+                    f"{sum(kept)} of {len(kept)} networks keep {name} ≤ {show(name, limit)} when measured."
+                )
+        return lines
+
+    def _reference(self) -> list[float]:
+        guessing = 1 - 1 / max(2, len(self.data.get("classes", ())))
+        reference = []
+        for i, name in enumerate(self.job.objectives):
+            seen = [float(r.trial.values[i]) for r in self.records if r.complete]
+            limit = self.job.constraints.get(name, max(seen, default=1.0) * 1.000001)
+            reference.append(guessing if name == ERROR else limit)
+        return reference
+
+
+def load_report(study_dir: Path) -> SearchReport:
+    """Read a study's folder; nothing is trained or measured.
+
+    Raises:
+        StorageError: when the folder holds no search or is torn.
+    """
+    folder = StudyFolder(Path(study_dir))
+    job = folder.job()
+    if job.storage is None and not folder.database.exists():
+        raise StorageError(f"folder '{folder.path}' has a job but no study; start again with --resume")
+    with quiet_optuna(), storage_errors(folder.path):
+        study = folder.open(job)
+        records = finished(study)
+        facts = {k.removeprefix("data_"): v for k, v in study.user_attrs.items() if k.startswith("data_")}
+        search_s = float(study.user_attrs.get("search_s", 0.0))
+    verified: Row = {}
+    if folder.front_file.exists():
+        try:
+            verified = json.loads(folder.front_file.read_text())
+        except ValueError as error:
+            raise StorageError(
+                f"'{folder.front_file}' is torn ({error}); delete it and go on with --resume"
+            ) from error
+    return SearchReport(
+        folder=folder.path,
+        job=job,
+        records=records,
+        rows=_rows(job, verified.get("rows", [])),
+        verified=bool(verified),
+        measured_on=verified.get("measured_on"),
+        notes=tuple(verified.get("notes", [])),
+        data=facts,
+        versions=verified.get("versions", {}),
+        search_s=search_s,
+    )
+
+
+def write_report(study_dir: Path) -> SearchReport:
+    """Write ``trials.parquet``, ``front.png`` and ``report.html`` from what the folder holds.
+
+    Args:
+        study_dir: folder of a search, finished or not.
+
+    Raises:
+        StorageError: when the folder holds no search or cannot be written.
+    """
+    from hardsight.nas.report_figure import figure_png
+    from hardsight.nas.report_page import page
+
+    report = load_report(study_dir)
+    folder = StudyFolder(report.folder)
+    with storage_errors(folder.path):
+        _write_bytes(folder.trials_file, trials_parquet(report))
+        _write_bytes(folder.plot_file, figure_png(report))
+        _write_bytes(folder.page_file, page(report).encode())
+    return report
+
+
+def trial_rows(report: SearchReport) -> list[Row]:
+    """One flat row per finished trial: fate, objectives, costs with intervals, violations, parameters."""
+    on_front = {r.number for r in front(report.records)}
+    return [_trial_row(report.job, record, record.number in on_front) for record in report.records]
+
+
+def trials_parquet(report: SearchReport) -> bytes:
+    """`trial_rows` as a Parquet file."""
+    import io
+
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    pd.DataFrame(trial_rows(report)).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def show(name: str, value: float) -> str:
+    """A cost with its unit."""
+    return format_quantity(value, unit_of(name))
+
+
+def _trial_row(job: Job, record: TrialRecord, on_front: bool) -> Row:
+    attributes = record.trial.user_attrs
+    costs = record.costs if "costs" in attributes else {}
+    row: Row = {
+        "trial": record.number,
+        "fate": _fate(record),
+        "feasible": record.complete and record.feasible,
+        "on_front": on_front,
+        "digest": record.candidate.digest if "candidate" in attributes else None,
+        "accuracy": record.accuracy,
+        "train_s": attributes.get("train_s"),
+        "started": record.trial.datetime_start,
+        "duration_s": record.trial.duration.total_seconds() if record.trial.duration else None,
+    }
+    for i, name in enumerate(job.objectives):
+        row[f"objective_{name}"] = float(record.trial.values[i]) if record.complete else None
+    for name, estimate in costs.items():
+        row |= {name: estimate.value, f"{name}_lower": estimate.lower, f"{name}_upper": estimate.upper}
+    row |= {f"violation_{name}": value for name, value in record.violations.items()}
+    return row | {f"param_{name}": value for name, value in record.trial.params.items()}
+
+
+def _fate(record: TrialRecord) -> str:
+    if record.failure is not None:
+        return f"failed, {record.failure}"
+    if record.accuracy is None:
+        return "infeasible"
+    return "seen before" if record.reused else "trained"
+
+
+def _rows(job: Job, stored: Sequence[Row]) -> tuple[FrontRow, ...]:
+    rows = [_front_row(job, raw) for raw in stored]
+    if rows:
+        points = np.array([[_objective(name, row) for name in job.objectives] for row in rows], np.float64)
+        kept = non_dominated(points)
+        rows = [
+            FrontRow(**{**vars(row), "dominated": not keep}) for row, keep in zip(rows, kept, strict=True)
+        ]
+    return tuple(sorted(rows, key=lambda row: (-row.validation_accuracy, row.digest)))
+
+
+def _objective(name: str, row: FrontRow) -> float:
+    return 1 - row.validation_accuracy if name == ERROR else row.predicted[name].value
+
+
+def _front_row(job: Job, raw: Row) -> FrontRow:
+    measured = {name: (float(m["value"]), float(m["spread"])) for name, m in raw["measured"].items()}
+    return FrontRow(
+        digest=raw["digest"],
+        trial=raw["trial"],
+        file=raw["file"],
+        predicted={name: Estimate(*numbers) for name, numbers in raw["predicted"].items()},
+        measured=measured,
+        validation_accuracy=raw["validation_accuracy"],
+        test_accuracy=raw["test_accuracy"],
+        test_agreement=raw["test_agreement"],
+        size_bytes=raw["predicted"][SIZE][0],
+        file_bytes=raw["file_bytes"],
+        macs=raw["macs"],
+        resolution=raw["resolution"],
+        bits=_block_bits(raw["layers"]),
+        kept={n: measured[n][0] <= limit for n, limit in job.constraints.items() if n in measured},
+    )
+
+
+def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, int], ...]:
+    """Layers of a block share its precision: ``s0_b1_expand`` and ``s0_b1_project`` are the block ``s0_b1``."""
+    from hardsight.nas.network import PRECISION_BITS
+
+    blocks = {}
+    for layer in layers:
+        name = layer["name"]
+        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = PRECISION_BITS[layer["precision"]]
+    return tuple(blocks.items())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

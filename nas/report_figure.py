@@ -1,0 +1,170 @@
+"""A search's report → pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hardsight.budgets import unit_of
+from hardsight.metrics import Metric
+from hardsight.nas.job import ERROR
+from hardsight.nas.report import SearchReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart by the colour-blind too; shapes differ as well
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9a9a9a"
+
+_SCREEN = {"s": (1e3, "ms"), "B": (1 / 1024, "KiB"), "J": (1e3, "mJ"), "1": (1.0, "")}
+
+Panel = Callable[["Axes", SearchReport], None]
+
+
+def panels(report: SearchReport) -> list[tuple[str, Panel]]:
+    """What there is to draw: alternative text, and what draws it."""
+    found: list[tuple[str, Panel]] = []
+    if report.cost_objectives:
+        found.append(
+            ("Classification error against cost: all trained candidates and the delivered front", draw_front)
+        )
+    if any(_compared(report)):
+        found.append(("Predicted latency with its interval against measured latency", draw_measured))
+    found.append(("Hypervolume and best validation error over the trials", draw_history))
+    return found
+
+
+def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> bytes:
+    """Panels side by side as PNG.
+
+    Args:
+        report: to draw.
+        only: which panels; all there are by default.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = list(only) if only is not None else [draw for _, draw in panels(report)]
+    figure = Figure(figsize=(5.6 * len(chosen), 4.4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, draw in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        draw(axes, report)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer, metadata={"Software": "hardsight"})
+    return buffer.getvalue()
+
+
+def draw_front(axes: Axes, report: SearchReport) -> None:
+    """Error over the first cost: candidates of the search, the front as predicted and as measured."""
+    cost = report.cost_objectives[0]
+    scale, unit = _SCREEN[unit_of(cost)]
+    seen = [r for r in report.trained if r.accuracy is not None]
+    for feasible, style in ((True, {"color": GREY}), (False, {"facecolors": "none", "edgecolors": GREY})):
+        part = [r for r in seen if r.feasible is feasible]
+        if part:
+            axes.scatter(
+                [r.costs[cost].value * scale for r in part],
+                [100 * (1 - (r.accuracy or 0.0)) for r in part],
+                s=18,
+                label="candidates (predicted cost, validation error)" if feasible else None,
+                **style,
+            )
+    if report.rows:
+        rows = sorted(report.rows, key=lambda row: row.predicted[cost].value)
+        errors = [100 * (1 - row.test_accuracy) for row in rows]
+        axes.errorbar(
+            [row.predicted[cost].value * scale for row in rows],
+            errors,
+            xerr=_reach(rows, cost, scale),
+            fmt="o",
+            color=BLUE,
+            capsize=3,
+            label="front: predicted, with interval (test error)",
+        )
+        known = [
+            (row.measured[cost][0] * scale, e)
+            for row, e in zip(rows, errors, strict=True)
+            if cost in row.measured
+        ]
+        if known and unit_of(cost) != "B":
+            axes.scatter(
+                *zip(*known, strict=True), marker="D", s=36, color=ORANGE, zorder=3, label="front: measured"
+            )
+    limit = report.job.constraints.get(cost)
+    if limit is not None:
+        axes.axvline(limit * scale, color=RED, linestyle="--", linewidth=1.2, label="limit")
+    axes.set_xlabel(f"{_words(cost)} [{unit}]" if unit else _words(cost))
+    axes.set_ylabel("error [%]")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_title("Front")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def draw_measured(axes: Axes, report: SearchReport) -> None:
+    """Predicted over measured latency; on the line they agree."""
+    rows = _compared(report)
+    metric = str(Metric.LATENCY)
+    scale, unit = _SCREEN["s"]
+    measured = [row.measured[metric][0] * scale for row in rows]
+    predicted = [row.predicted[metric].value * scale for row in rows]
+    axes.errorbar(measured, predicted, yerr=_reach(rows, metric, scale), fmt="o", color=BLUE, capsize=3)
+    uppers = [(row.predicted[metric].upper or 0.0) * scale for row in rows]
+    top = 1.08 * max(*measured, *predicted, *uppers)
+    axes.plot([0, top], [0, top], color=GREY, linewidth=1, label="equal")
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"measured latency [{unit}]")
+    axes.set_ylabel(f"predicted latency, {report.job.level:.0%} interval [{unit}]")
+    axes.set_title("Predicted against measured")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_history(axes: Axes, report: SearchReport) -> None:
+    """Hypervolume and best error after each trial."""
+    trials = list(range(1, len(report.records) + 1))
+    axes.step(trials, report.hypervolumes, where="post", color=BLUE, label="hypervolume (left)")
+    axes.set_xlabel("finished trials")
+    axes.set_ylabel("hypervolume, share of the space")
+    axes.set_ylim(0, 1)
+    other = axes.twinx()
+    other.step(
+        trials,
+        [100 * e for e in report.best_error],
+        where="post",
+        color=ORANGE,
+        linestyle="--",
+        label="best error (right)",
+    )
+    other.set_ylabel(f"best validation {ERROR} [%]")
+    other.set_ylim(0, max(10.0, *[100 * e for e in report.best_error if e < 1] or [10.0]) * 1.1)
+    other.spines[["top"]].set_visible(False)
+    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    labels = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
+    axes.legend(handles, labels, fontsize=8, frameon=False, loc="center right")
+    axes.set_title("Progress of the search")
+
+
+def _compared(report: SearchReport) -> list[Any]:
+    metric = str(Metric.LATENCY)
+    return [row for row in report.rows if metric in row.measured and metric in row.predicted]
+
+
+def _reach(rows: Sequence[Any], cost: str, scale: float) -> list[list[float]] | None:
+    estimates = [row.predicted[cost] for row in rows]
+    if any(e.lower is None or e.upper is None for e in estimates):
+        return None
+    return [
+        [(e.value - e.lower) * scale for e in estimates],
+        [(e.upper - e.value) * scale for e in estimates],
+    ]
+
+
+def _words(cost: str) -> str:
+    for suffix in ("_s", "_bytes", "_j"):
+        cost = cost.removesuffix(suffix)
+    return cost.replace("_", " ")

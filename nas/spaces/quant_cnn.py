@@ -1,0 +1,245 @@
+"""Quantized convolutional networks of inverted bottlenecks, with a precision per block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hardsight.candidate import Candidate, Json
+from hardsight.errors import InputError, JobError
+from hardsight.nas._text import did_you_mean
+from hardsight.nas.network import IMAGE, PRECISION_BITS, Layer, Network, Precision
+from hardsight.nas.spaces._base import NetworkSpace, Task
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Block(_Strict):
+    kernel: Literal[3, 5]
+    expansion: int = Field(ge=1)
+    precision: Precision
+
+
+class _Stage(_Strict):
+    width: int = Field(ge=1)
+    blocks: tuple[_Block, ...] = Field(min_length=1)
+
+
+class _Parameters(_Strict):
+    channels: int = Field(ge=1)
+    classes: int = Field(ge=2)
+    resolution: int = Field(ge=4)
+    stem_width: int = Field(ge=1)
+    stem_precision: Precision
+    stages: tuple[_Stage, ...] = Field(min_length=1)
+    head_precision: Precision
+
+
+class Options(_Strict):
+    """What a job file may set.
+
+    Args:
+        resolutions: sides of the square image the networks see; by default from a quarter of the data's to
+            four times small data's.
+        max_depth: blocks of a stage at most.
+        widths: per stage, the narrowest and the widest in channels; its length is the number of stages.
+        width_step: widths are multiples of it.
+        expansions: choices for a block's hidden width over its input's.
+        kernels: choices for the depthwise convolution.
+        precisions: choices per block; by default all that the device executes.
+    """
+
+    resolutions: tuple[int, ...] | None = Field(default=None, min_length=1)
+    max_depth: int = Field(default=3, ge=1, le=8)
+    widths: tuple[tuple[int, int], ...] = Field(
+        default=((8, 24), (16, 40), (24, 64)), min_length=1, max_length=6
+    )
+    width_step: int = Field(default=8, ge=1)
+    expansions: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    kernels: tuple[Literal[3, 5], ...] = Field(default=(3, 5), min_length=1)
+    precisions: tuple[Precision, ...] | None = Field(default=None, min_length=1)
+
+
+class QuantCnnSpace(NetworkSpace):
+    """A stem, stages of inverted bottlenecks (Sandler et al., MobileNetV2, CVPR 2018), global pooling, a classifier.
+
+    Chosen are the resolution, the stem's width, each stage's depth and width, each block's kernel, expansion and
+    precision, and the precision of stem and classifier. Each stage but the first halves the image; so does the
+    stem, from 16 pixels on. A block whose input and output have the same shape adds the one to the other.
+
+    Args:
+        task: image shape, classes and precisions of the device.
+        options: bounds of the space.
+
+    Example:
+        >>> space = QuantCnnSpace(Task((1, 8, 8), 10))
+        >>> candidate = space.suggest(optuna.trial.FixedTrial(space.anchors()[0]))
+        >>> model = space.to_onnx(candidate)
+    """
+
+    name: ClassVar[str] = "quant_cnn"
+
+    def __init__(self, task: Task, options: Options | None = None) -> None:
+        self.task = task
+        self.options = options or Options()
+        executed = [p for p in PRECISION_BITS if p in task.precisions]
+        wanted = self.options.precisions or executed
+        self.precisions = [p for p in executed if p in wanted]
+        if not self.precisions or len(self.precisions) < len(set(wanted)):
+            raise JobError(
+                f"precisions {', '.join(wanted) or 'none'} were asked of space '{self.name}', which has fp32 and int8; "
+                f"the device executes {', '.join(task.precisions)}; name only what both have"
+            )
+        self.resolutions = tuple(sorted(set(self.options.resolutions or _resolutions(max(task.shape[1:])))))
+        for low, high in self.options.widths:
+            if not 1 <= low <= high:
+                raise JobError(
+                    f"width range {low} to {high} is empty; give the narrowest first, for example [8, 24]"
+                )
+
+    @classmethod
+    def for_task(cls, task: Task, **options: Any) -> Self:
+        try:
+            return cls(task, Options.model_validate(options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            hint = did_you_mean(key, Options.model_fields) if first["type"] == "extra_forbidden" else ""
+            raise JobError(f"space '{cls.name}' cannot use '{key}': {first['msg']}.{hint}") from error
+
+    def suggest(self, trial: optuna.Trial) -> Candidate:
+        options = self.options
+        resolution = trial.suggest_categorical("resolution", self.resolutions)
+        stem_width = self._width(trial, "stem_width", *options.widths[0])
+        stem_precision = trial.suggest_categorical("stem_precision", self.precisions)
+        stages: list[Json] = []
+        for s, (low, high) in enumerate(options.widths):
+            depth = trial.suggest_int(f"s{s}_depth", 1, options.max_depth)
+            width = self._width(trial, f"s{s}_width", low, high)
+            blocks: list[Json] = [self._block(trial, f"s{s}_b{b}") for b in range(options.max_depth)]
+            stages.append({"width": width, "blocks": blocks[:depth]})
+        return Candidate(
+            self.name,
+            {
+                "channels": self.task.shape[0],
+                "classes": self.task.classes,
+                "resolution": resolution,
+                "stem_width": stem_width,
+                "stem_precision": stem_precision,
+                "stages": stages,
+                "head_precision": trial.suggest_categorical("head_precision", self.precisions),
+            },
+        )
+
+    def anchors(self) -> list[Mapping[str, Any]]:
+        """The smallest network, in each precision."""
+        return [self._smallest(precision) for precision in self.precisions]
+
+    def network(self, candidate: Candidate) -> Network:
+        if candidate.space != self.name:
+            raise InputError(f"a candidate of space '{candidate.space}' was given to space '{self.name}'")
+        try:
+            parameters = _Parameters.model_validate(dict(candidate.params))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(
+                f"candidate of space '{self.name}' is not valid at '{where}': {first['msg']}"
+            ) from error
+        return Network(
+            f"{self.name}-{candidate.digest[:8]}",
+            (parameters.channels, parameters.resolution, parameters.resolution),
+            tuple(_layers(parameters)),
+        )
+
+    def _width(self, trial: optuna.Trial, name: str, low: int, high: int) -> int:
+        return trial.suggest_int(
+            name,
+            low,
+            low + (high - low) // self.options.width_step * self.options.width_step,
+            step=self.options.width_step,
+        )
+
+    def _block(self, trial: optuna.Trial, name: str) -> dict[str, Json]:
+        return {
+            "kernel": trial.suggest_categorical(f"{name}_kernel", self.options.kernels),
+            "expansion": trial.suggest_categorical(f"{name}_expansion", self.options.expansions),
+            "precision": trial.suggest_categorical(f"{name}_precision", self.precisions),
+        }
+
+    def _smallest(self, precision: str) -> dict[str, Any]:
+        options = self.options
+        chosen: dict[str, Any] = {
+            "resolution": self.resolutions[0],
+            "stem_width": options.widths[0][0],
+            "stem_precision": precision,
+            "head_precision": precision,
+        }
+        for s, (low, _) in enumerate(options.widths):
+            chosen |= {f"s{s}_depth": 1, f"s{s}_width": low}
+            for b in range(options.max_depth):
+                chosen[f"s{s}_b{b}_kernel"] = min(options.kernels)
+                chosen[f"s{s}_b{b}_expansion"] = min(options.expansions)
+                chosen[f"s{s}_b{b}_precision"] = precision
+        return chosen
+
+
+def _resolutions(side: int) -> tuple[int, ...]:
+    """Small images may be enlarged, large ones made smaller; multiples of 4 from 8 to 224 pixels."""
+    factors = (
+        (1.0, 2.0, 3.0, 4.0) if side <= 12 else (0.5, 1.0, 1.5, 2.0) if side <= 28 else (0.25, 0.5, 0.75, 1.0)
+    )
+    return tuple(min(224, max(8, round(side * factor / 4) * 4)) for factor in factors)
+
+
+def _layers(p: _Parameters) -> Iterator[Layer]:
+    stem_stride = 2 if p.resolution >= 16 else 1
+    yield Layer(
+        "stem",
+        "conv",
+        (IMAGE,),
+        p.stem_precision,
+        channels=p.stem_width,
+        kernel=3,
+        stride=stem_stride,
+        relu=True,
+    )
+    x, width = "stem", p.stem_width
+    for s, stage in enumerate(p.stages):
+        for b, block in enumerate(stage.blocks):
+            stride = 2 if b == 0 and s > 0 else 1
+            for layer in _bottleneck(f"s{s}_b{b}", x, width, stage.width, stride, block):
+                yield layer
+                x = layer.name
+            width = stage.width
+    yield Layer("pool", "pool", (x,), p.head_precision)
+    yield Layer("classifier", "linear", ("pool",), p.head_precision, channels=p.classes)
+
+
+def _bottleneck(name: str, x: str, c_in: int, c_out: int, stride: int, block: _Block) -> Iterator[Layer]:
+    """Expand (unless by 1), depthwise, project; the input is added where shapes allow."""
+    precision, hidden, top = block.precision, c_in * block.expansion, x
+    if block.expansion > 1:
+        yield Layer(f"{name}_expand", "conv", (x,), precision, channels=hidden, relu=True)
+        top = f"{name}_expand"
+    yield Layer(
+        f"{name}_depthwise",
+        "conv",
+        (top,),
+        precision,
+        channels=hidden,
+        kernel=block.kernel,
+        stride=stride,
+        groups=hidden,
+        relu=True,
+    )
+    yield Layer(f"{name}_project", "conv", (f"{name}_depthwise",), precision, channels=c_out)
+    if stride == 1 and c_in == c_out:
+        yield Layer(f"{name}_add", "add", (f"{name}_project", x), precision)

@@ -1,0 +1,262 @@
+"""A search's folder: an Optuna study in a database file, the job, trained weights, the front and the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hardsight.candidate import Candidate
+from hardsight.errors import JobError, StorageError
+from hardsight.nas.job import Job, parse_job
+from hardsight.prediction import Estimate
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+STUDY_NAME = "search"
+INTERRUPTED = "interrupted"
+"""Failure of a trial that a killed search left running; it counts as not done."""
+
+
+class StudyFolder:
+    """Names and opens what a search keeps.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job_file = path / "job.yaml"
+        self.database = path / "study.db"
+        self.weights = path / "weights"
+        self.front = path / "front"
+        self.front_file = path / "front.json"
+        self.trials_file = path / "trials.parquet"
+        self.plot_file = path / "front.png"
+        self.page_file = path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        return self.job_file.exists()
+
+    def create(self, job: Job) -> None:
+        """Make the folder and write the resolved job into it.
+
+        Raises:
+            StorageError: when it holds a study already, or cannot be written.
+        """
+        if self.exists:
+            raise StorageError(
+                f"folder '{self.path}' already holds a search; go on with --resume, or name another folder as 'output'"
+            )
+        with storage_errors(self.path):
+            for folder in (self.path, self.weights, self.front):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.job_file, job.to_yaml())
+
+    def job(self) -> Job:
+        """The job the study was started with.
+
+        Raises:
+            StorageError: when there is no study in the folder.
+        """
+        if not self.exists:
+            raise StorageError(
+                f"folder '{self.path}' holds no search; start one with 'hardsight search JOB.yaml'"
+            )
+        with storage_errors(self.path):
+            return parse_job(yaml.safe_load(self.job_file.read_text()), str(self.job_file))
+
+    def check_same(self, job: Job) -> None:
+        """Refuse to resume with another job.
+
+        Raises:
+            JobError: with the difference.
+        """
+        if changed := self.job().difference(job):
+            raise JobError(
+                f"the job differs from the one that '{self.path}' was started with: {'; '.join(changed)}; "
+                "put the old values back, or name another folder as 'output'"
+            )
+
+    def open(self, job: Job, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        """The study, made on first use.
+
+        Raises:
+            StorageError: when the database is torn or out of reach.
+        """
+        import optuna
+
+        url = job.storage or f"sqlite:///{self.database}"
+        with quiet_optuna(), storage_errors(self.path):
+            return optuna.create_study(
+                storage=url,
+                sampler=sampler,
+                study_name=STUDY_NAME if job.storage is None else f"{STUDY_NAME}-{self.path.name}",
+                directions=["minimize"] * len(job.objectives),
+                load_if_exists=True,
+            )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a search writes here.
+
+        Raises:
+            StorageError: when another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: two searches in one folder are not noticed there
+            yield
+            return
+        with storage_errors(self.path):
+            held = (self.path / ".lock").open("w")
+        with held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageError(
+                    f"another process is searching in '{self.path}'; wait for it or stop it"
+                ) from error
+            yield
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What a finished trial says, read back from Optuna.
+
+    Args:
+        trial: as Optuna keeps it.
+    """
+
+    trial: FrozenTrial
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        return Candidate.from_json(self.trial.user_attrs["candidate"])
+
+    @cached_property
+    def costs(self) -> dict[str, Estimate]:
+        """Predicted costs by name, exact ones with level 1."""
+        return {name: Estimate(*numbers) for name, numbers in self.trial.user_attrs["costs"].items()}
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the validation part; None where the candidate was not trained."""
+        value = self.trial.user_attrs.get("accuracy")
+        return None if value is None else float(value)
+
+    @property
+    def reused(self) -> bool:
+        """Whether an earlier trial of the same candidate gave the accuracy."""
+        return bool(self.trial.user_attrs.get("reused", False))
+
+    @property
+    def failure(self) -> str | None:
+        value = self.trial.user_attrs.get("failure")
+        return None if value is None else str(value)
+
+    @property
+    def violations(self) -> dict[str, float]:
+        """By constraint: how far the upper end is above the limit, relative to it; at most 0 means kept."""
+        return dict(self.trial.constraints)
+
+    @property
+    def feasible(self) -> bool:
+        return all(v <= 0 for v in self.violations.values())
+
+    @property
+    def complete(self) -> bool:
+        return self.trial.state.name == "COMPLETE"
+
+
+def record_violations(trial: optuna.Trial, violations: Mapping[str, float]) -> None:
+    """The one place where a trial tells Optuna's samplers what it breaks; above 0 is broken."""
+    for name, violation in violations.items():
+        trial.set_constraint(name, violation)
+
+
+def finished(study: optuna.Study) -> list[TrialRecord]:
+    """Trials that count as done: completed, or failed by themselves."""
+    from optuna.trial import TrialState
+
+    found = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    records = [TrialRecord(t) for t in found]
+    return [r for r in records if r.complete or r.failure not in (None, INTERRUPTED)]
+
+
+def recover(study: optuna.Study) -> int:
+    """Put trials that a killed search left running back into the queue; returns how many there were."""
+    from optuna.trial import TrialState
+
+    left = study.get_trials(states=(TrialState.RUNNING,))
+    for trial in left:
+        study._storage.set_trial_user_attr(trial._trial_id, "failure", INTERRUPTED)
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
+    return len(left)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk or a database throws into a StorageError that says how to go on."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, StorageInternalError, SQLAlchemyError, EOFError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        raise StorageError(
+            f"the search in '{path}' cannot read or write its files: {first_line}; "
+            "free space or fix the permissions, then go on with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """No log line per trial and no notices about experimental samplers; put back afterwards."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

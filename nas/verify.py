@@ -1,0 +1,221 @@
+"""The front for real: trained to the end, exported, run in ONNX Runtime, measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hardsight.budgets import SIZE
+from hardsight.device import HOST, Device, get_device
+from hardsight.errors import BackendError, InputError
+from hardsight.measurement import Measurement
+from hardsight.nas.evaluators import Evaluation, TrialFailure
+from hardsight.nas.export import LOGITS
+from hardsight.nas.network import IMAGE
+from hardsight.nas.pareto import spread
+from hardsight.nas.spaces import NetworkSpace
+from hardsight.nas.study import StudyFolder, TrialRecord, write_json
+from hardsight.progress import Progress
+
+if TYPE_CHECKING:
+    from hardsight.nas.search import Measure, Setting
+
+_PACKAGES = ("hardsight", "torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy")
+
+Row = dict[str, Any]
+
+
+def verify_front(
+    setting: Setting,
+    folder: StudyFolder,
+    records: Sequence[TrialRecord],
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Train, export, run and measure the front; write ``front/*.onnx`` and ``front.json``.
+
+    The test part of the data is read here and nowhere else. What was trained before with the same seed and epochs
+    is not trained again.
+
+    Args:
+        setting: of the search.
+        folder: of the study.
+        records: the whole front; of a long one `Job.front_size` networks spread along it are taken.
+        measure: instead of this machine's profiler.
+        progress: called with what is done, how much of it, and how much there is.
+
+    Returns:
+        one row per network, as stored.
+    """
+    notes: list[str] = []
+    chosen = list(records)
+    if len(chosen) > setting.job.front_size:
+        values = np.array([r.trial.values for r in records], np.float64)
+        chosen = [records[i] for i in spread(values, setting.job.front_size)]
+        notes.append(
+            f"The front has {len(records)} networks; {len(chosen)} spread along it were trained finally and measured."
+        )
+    target, measure, reason = _measurer(setting, measure)
+    if reason:
+        notes.append(reason)
+    rows = []
+    for i, record in enumerate(chosen):
+        if progress:
+            progress("verify front", i, len(chosen))
+        rows.append(_verify(setting, folder, record, target, measure, notes))
+    if progress and chosen:
+        progress("verify front", len(chosen), len(chosen))
+    kept = {row["file"] for row in rows}
+    for stale in folder.front.glob("*.onnx"):
+        if f"front/{stale.name}" not in kept:
+            stale.unlink()
+    write_json(
+        folder.front_file,
+        {
+            "rows": rows,
+            "notes": list(dict.fromkeys(notes)),
+            "measured_on": target.name if target and measure else None,
+            "versions": _versions(),
+        },
+    )
+    return rows
+
+
+def _verify(
+    setting: Setting,
+    folder: StudyFolder,
+    record: TrialRecord,
+    target: Device | None,
+    measure: Measure | None,
+    notes: list[str],
+) -> Row:
+    from hardsight.ingest import read_onnx
+
+    evaluation = _final(setting, folder, record, notes)
+    model = setting.evaluator.to_onnx(evaluation)
+    digest = record.candidate.digest
+    path = folder.front / f"{digest}.onnx"
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(model.SerializeToString())
+    temporary.replace(path)
+    side = int(model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value)
+    images, labels = setting.data.part("test", side)
+    logits = run_onnx(path, images)
+    here = setting.evaluator.predict(evaluation, "test")
+    measured: dict[str, Row] = {}
+    if target is not None and measure is not None:
+        try:
+            measured = {
+                str(m.metric): {"value": m.value, "spread": m.spread, "repeats": m.repeats}
+                for m in measure(path, target)
+            }
+        except BackendError as error:
+            notes.append(f"Network {digest[:8]} could not be measured: {error}.")
+    graph = read_onnx(path)
+    measured[SIZE] = {"value": float(graph.weight_bytes), "spread": 0.0, "repeats": 1}
+    return {
+        "digest": digest,
+        "graph": graph.digest,
+        "trial": record.number,
+        "file": f"front/{path.name}",
+        "file_bytes": path.stat().st_size,
+        "candidate": record.candidate.to_json(),
+        "macs": graph.macs,
+        "resolution": side,
+        "layers": _layers(setting, record),
+        "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
+        "measured": measured,
+        "validation_accuracy": evaluation.accuracy,
+        "test_accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "test_agreement": float((logits.argmax(axis=1) == here.argmax(axis=1)).mean()),
+        "epochs": evaluation.epochs,
+        "train_s": evaluation.duration_s,
+    }
+
+
+def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation:
+    """The better of the search's weights and those of a longer training, judged on the validation part."""
+    job, candidate = setting.job, record.candidate
+    searched = Evaluation.load(folder.weights / f"{candidate.digest}.safetensors")
+    if job.final_epochs == 0:
+        return searched
+    path = folder.weights / f"{candidate.digest}-final.safetensors"
+    if path.exists():
+        final = Evaluation.load(path)
+    else:
+        try:
+            final = setting.evaluator.evaluate(candidate, job.seed, job.final_epochs)
+        except TrialFailure as failure:
+            notes.append(
+                f"The final training of network {candidate.digest[:8]} failed ({failure}); the search's is used."
+            )
+            return searched
+        final.save(path)
+    return final if final.accuracy >= searched.accuracy else searched
+
+
+def run_onnx(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Logits ``(n, classes)`` of a network with batch size 1, image by image on one thread of ONNX Runtime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run([LOGITS], {IMAGE: image[None]})[0] for image in images])
+
+
+def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
+    """Where and how to measure, and what the reader must know about it."""
+    device, budget_s = setting.device, setting.job.measure_budget_s
+    name = f"{HOST}/{device.runtime}/{device.mode}"
+    try:
+        target = get_device(name)
+        if measure is None:
+            from hardsight.datasets.profilers import get_profiler
+
+            profiler = get_profiler(target)
+            profiler.check()
+
+            def measure(path: Path, on: Device) -> list[Measurement]:
+                return profiler.measure(path, on, budget_s=budget_s)
+
+    except (InputError, BackendError) as error:
+        return None, None, f"Nothing was measured: {error}."
+    if device.hardware == HOST:
+        return target, measure, ""
+    return (
+        target,
+        measure,
+        (
+            f"Predictions are for '{device.name}', measurements are of this machine ('{name}'): "
+            "they agree only if the two are alike."
+        ),
+    )
+
+
+def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
+    """Name, kind and bits of each layer with weights, for the report."""
+    if not isinstance(setting.space, NetworkSpace):
+        return []
+    network = setting.space.network(record.candidate)
+    return [
+        {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "precision": layer.precision}
+        for layer in network.layers
+        if layer.has_weights
+    ]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BLOCK = 20
 DRIFT = 0.06
 MAX_SPREAD = 0.10
+_MORE_OF = {"single_operator": 4, "small_block": 4}  # small graphs teach the cost of single operators
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -39,7 +40,7 @@ class Recipe:
 
     Args:
         families: generator names; empty means all.
-        per_family: graphs of each.
+        per_family: graphs of each; four times as many single operators and small blocks.
         int8: add a statically quantized twin of each graph.
         seed: of the generators.
         budget_s: time for the repeats of one label.
@@ -90,7 +91,7 @@ class Builder:
         from hardsight.datasets.families import FAMILIES
 
         names = self.recipe.families or tuple(FAMILIES)
-        jobs = [(name, i) for name in names for i in range(self.recipe.per_family)]
+        jobs = [(name, i) for name in names for i in range(self.recipe.per_family * _MORE_OF.get(name, 1))]
         for done, (name, index) in enumerate(jobs):
             if progress:
                 progress("graphs", done, len(jobs))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from hardsight.device import HOST, Device, device_folder, get_device, host_devices, shipped_devices, user_devices
+from hardsight.device import (
+    HOST,
+    Device,
+    device_folder,
+    get_device,
+    host_devices,
+    shipped_devices,
+    user_devices,
+)
 from hardsight.errors import InputError
 from hardsight.metrics import Metric
 from hardsight.prediction import LayerCost, ModelPrediction
@@ -35,7 +43,7 @@ Shapes = Mapping[str, Sequence[int]]
 def predict(
     model: Model, *, device: str, shapes: Shapes | None = None, level: float = 0.9, layers: bool = False
 ) -> ModelPrediction:
-    """What a model costs on a device: ``predict("m.onnx", device="host/onnxruntime/fp32-t1")["latency_s"].upper``.
+    """What a model costs on a device: ``predict("m.onnx", device=NAME)["latency_s"].upper``.
 
     Args:
         model: ONNX file, its bytes, or a loaded model; the weights are not needed.
@@ -54,7 +62,12 @@ def predict(
 
 
 def predict_many(
-    models: Iterable[Model], *, device: str, shapes: Shapes | None = None, level: float = 0.9, layers: bool = False
+    models: Iterable[Model],
+    *,
+    device: str,
+    shapes: Shapes | None = None,
+    level: float = 0.9,
+    layers: bool = False,
 ) -> list[ModelPrediction]:
     """`predict` for many models at once, in their order; the first that cannot be read raises."""
     from hardsight.ingest import read_onnx
@@ -260,7 +273,12 @@ class BudgetCheck:
 
 
 def check(
-    model: Model, *, device: str, budgets: Mapping[str, float], shapes: Shapes | None = None, level: float = 0.9
+    model: Model,
+    *,
+    device: str,
+    budgets: Mapping[str, float],
+    shapes: Shapes | None = None,
+    level: float = 0.9,
 ) -> BudgetCheck:
     """Hold a model against budgets, judged on the upper end of the interval.
 
@@ -299,7 +317,9 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
         except ValueError:
             shape = (0,)
         if not equals or not name or any(d < 1 for d in shape):
-            raise InputError(f"'{text}' is not a shape; write input=dimensions, for example --shape in=1,3,224,224")
+            raise InputError(
+                f"'{text}' is not a shape; write input=dimensions, for example --shape in=1,3,224,224"
+            )
         if name in shapes:
             raise InputError(f"there are two shapes for input '{name}'; give one")
         shapes[name] = shape

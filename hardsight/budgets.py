@@ -37,7 +37,9 @@ def parse_budgets(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         name, equals, limit = text.partition("=")
         if not equals:
-            raise InputError(f"'{text}' is not a budget; write a quantity and its limit, for example latency=10ms")
+            raise InputError(
+                f"'{text}' is not a budget; write a quantity and its limit, for example latency=10ms"
+            )
         quantity, value = parse_budget(name.strip(), limit)
         if quantity in budgets:
             raise InputError(f"there are two budgets for {quantity}; give one")
@@ -82,7 +84,9 @@ class Verdict(NamedTuple):
         return self.upper - self.limit
 
 
-def judge(budgets: Mapping[str, float], answer: Mapping[str, object], size_bytes: int, device: str) -> list[Verdict]:
+def judge(
+    budgets: Mapping[str, float], answer: Mapping[str, object], size_bytes: int, device: str
+) -> list[Verdict]:
     """Hold a prediction against its budgets.
 
     Args:
@@ -105,7 +109,10 @@ def judge(budgets: Mapping[str, float], answer: Mapping[str, object], size_bytes
         estimate = answer.get(quantity)
         if not isinstance(estimate, Estimate):
             have = ", ".join([*map(str, answer), SIZE])
-            raise NotSupportedError(f"no predictor covers {quantity} on '{device}', so its budget cannot be judged; covered: {have}")
+            raise NotSupportedError(
+                f"no predictor covers {quantity} on '{device}', so its budget cannot be judged; "
+                f"covered: {have}"
+            )
         if estimate.upper is None or not math.isfinite(estimate.upper):
             raise NotSupportedError(
                 f"{quantity} on '{device}' is predicted without an interval, so its budget cannot be judged; "

@@ -11,12 +11,18 @@ Progress = Callable[[str, int, int], None]
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Bars on stderr, one per activity, with the time left; a log without a terminal gets one line at each end.
+    """Bars on stderr, one per activity, with the time left; a log without a terminal gets a line per tenth.
 
     Standard output stays free for results.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)

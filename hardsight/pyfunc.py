@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
 from hardsight.errors import InputError
@@ -45,7 +45,7 @@ class Answer(BaseModel):
     assumptions: list[str]
 
 
-class PricingModel(PythonModel):  # type: ignore[misc,unused-ignore]
+class PricingModel(PythonModel):
     """Answers a list of questions with a list of the same length."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -53,7 +53,9 @@ class PricingModel(PythonModel):  # type: ignore[misc,unused-ignore]
         self._predictor = load_saved(Path(context.artifacts["predictor"]))
         self._device: str = context.model_config["device"]
 
-    def predict(self, model_input: list[Question], params: dict[str, Any] | None = None) -> list[Answer]:
+    def predict(  # type: ignore[override]  # mlflow passes no context to a method with two parameters
+        self, model_input: list[Question], params: dict[str, Any] | None = None
+    ) -> list[Answer]:
         """Price each model.
 
         Raises:

@@ -38,7 +38,8 @@ def measurement_record(answer: ModelMeasurement) -> Record:
         "digest": answer.digest,
         "device": answer.device,
         "measurements": {
-            str(m.metric): {"value": m.value, "spread": m.spread, "repeats": m.repeats} for m in answer.measurements
+            str(m.metric): {"value": m.value, "spread": m.spread, "repeats": m.repeats}
+            for m in answer.measurements
         },
         "unavailable": {str(metric): reason for metric, reason in answer.unavailable.items()},
         "versions": dict(answer.versions),

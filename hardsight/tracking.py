@@ -22,7 +22,16 @@ from hardsight.errors import StorageError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_VERSIONS = ("hardsight", "torch", "torch-geometric", "scikit-learn", "optuna", "onnx", "onnxruntime", "numpy")
+_VERSIONS = (
+    "hardsight",
+    "torch",
+    "torch-geometric",
+    "scikit-learn",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+)
 _BATCH = 500
 _MAX_PARAM = 500
 _CHATTER = ("mlflow", "alembic")
@@ -182,8 +191,8 @@ def _open(
             )
         except (MlflowException, OSError, _database_error()) as error:
             raise StorageError(
-                f"cannot log the run to '{uri}': {error}; set MLFLOW_TRACKING_URI to a place that can be written, "
-                "or leave tracking out with --no-track"
+                f"cannot log the run to '{uri}': {error}; set MLFLOW_TRACKING_URI to a place that can be "
+                "written, or leave tracking out with --no-track"
             ) from error
     return Run(uri, run_id, client)
 
@@ -207,6 +216,8 @@ def _versions() -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back mlflow's and alembic's notes about tables they make; warnings and errors still come."""
+    import mlflow  # noqa: F401  (its import sets the level of its logger)
+
     loggers = [logging.getLogger(name) for name in _CHATTER]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

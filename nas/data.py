@@ -35,8 +35,8 @@ class DataSpec(BaseModel):
     """Where images and labels come from.
 
     Args:
-        source: ``digits`` (scikit-learn's, embedded) or the path of an ``.npz`` (arrays ``x`` and ``y``), a ``.csv``
-            (one image per line) or a folder (one subfolder per class).
+        source: ``digits`` (scikit-learn's, embedded) or the path of an ``.npz`` (arrays ``x`` and ``y``), a
+            ``.csv`` (one image per line) or a folder (one subfolder per class).
         label: column of a CSV that holds the class; by default the last.
         shape: of a CSV's images: height and width, or channels, height and width.
         size: side in pixels to which an image folder is brought.
@@ -101,8 +101,8 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageDat
         folder: to which a relative path refers; the current one by default.
 
     Raises:
-        DataError: a file that is missing, empty or of another form; NaN; one class; lengths that differ; too few
-            samples of a class for three parts.
+        DataError: a file that is missing, empty or of another form; NaN; one class; lengths that differ; too
+            few samples of a class for three parts.
     """
     if spec.source == "digits":
         name, (raw, targets) = "digits", _digits()
@@ -158,7 +158,7 @@ def _weights(length: int, side: int) -> Images:
     centres = (np.arange(side) + 0.5) * step
     distance = np.abs(np.arange(length)[None, :] + 0.5 - centres[:, None])
     weights = np.maximum(0.0, 1.0 - distance / max(1.0, step))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
 def _digits() -> tuple[Array, Array]:
@@ -191,7 +191,8 @@ def _read_npz(path: Path, spec: DataSpec) -> tuple[Array, Array]:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"data set '{path}' cannot be read as .npz: {error}; save plain numbers with numpy.savez(path, x=…, y=…)"
+            f"data set '{path}' cannot be read as .npz: {error}; save plain numbers with "
+            "numpy.savez(path, x=…, y=…)"
         ) from error
 
 
@@ -233,7 +234,7 @@ def _numbers(path: Path, table: pd.DataFrame) -> Array:
     text = [str(c) for c in table.columns if not is_numeric_dtype(table[c])]
     if text:
         raise DataError(f"data set '{path}' has columns that are not numbers: {', '.join(text[:5])}")
-    return table.to_numpy(dtype=np.float32)
+    return np.asarray(table.to_numpy(dtype=np.float32))
 
 
 def _read_folder(path: Path, spec: DataSpec) -> tuple[Array, Array]:
@@ -319,7 +320,8 @@ def _split(name: str, labels: Array, spec: DataSpec, seed: int) -> dict[Part, np
         n_test = max(MIN_PER_PART, round(len(members) * spec.test))
         if len(members) < n_validation + n_test + MIN_PER_PART:
             raise DataError(
-                f"data set '{name}' has {len(members)} samples of its class {c}; train, validation and test need "
+                f"data set '{name}' has {len(members)} samples of its class {c}; train, validation "
+                "and test need "
                 f"{3 * MIN_PER_PART} together at least"
             )
         found["test"].append(members[:n_test])

@@ -21,9 +21,9 @@ LOGITS = "logits"
 def network_to_onnx(network: Network, values: Values | None = None) -> onnx.ModelProto:
     """Write the network as ONNX, batch normalisation folded into the convolutions.
 
-    An int8 layer is DequantizeLinear → operator → (ReLU) → QuantizeLinear with uint8 activations, int8 weights with
-    one scale per output channel and an int32 bias: what ONNX Runtime fuses into QLinearConv, QLinearAdd,
-    QLinearGlobalAveragePool and QGemm. Signed activations have the zero point 128.
+    An int8 layer is DequantizeLinear → operator → (ReLU) → QuantizeLinear with uint8 activations, int8
+    weights with one scale per output channel and an int32 bias: what ONNX Runtime fuses into QLinearConv,
+    QLinearAdd, QLinearGlobalAveragePool and QGemm. Signed activations have the zero point 128.
 
     Args:
         network: what to write.

@@ -59,7 +59,8 @@ class Job(BaseModel):
         space: a space's name, or a mapping with ``name`` and its options.
         device: that the networks are searched for.
         objectives: ``error`` and at most two costs, all minimised.
-        constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``, ``size_bytes: 200kB``.
+        constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``,
+            ``size_bytes: 200kB``.
         level: nominal coverage of that interval.
         sampler: of Optuna: ``nsga2``, ``tpe``, ``gp`` or ``random``.
         trials: to finish, those without training (infeasible or seen before) included.
@@ -141,7 +142,7 @@ class Job(BaseModel):
         return plain
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.resolved(), sort_keys=False)
+        return str(yaml.safe_dump(self.resolved(), sort_keys=False))
 
     def difference(self, other: Job) -> list[str]:
         """One phrase per key whose value differs, the folder apart: ``"epochs: 12 → 20"``."""
@@ -189,7 +190,8 @@ def parse_job(raw: object, source: str = "job") -> Job:
     """
     if not isinstance(raw, Mapping):
         raise JobError(
-            f"{source} holds {'nothing' if raw is None else 'no keys'}; expected keys such as 'data' and 'device'"
+            f"{source} holds {'nothing' if raw is None else 'no keys'}; expected keys such as 'data' "
+            "and 'device'"
         )
     try:
         return Job.model_validate(dict(raw))

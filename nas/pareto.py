@@ -19,14 +19,14 @@ def non_dominated(points: FloatArray) -> npt.NDArray[np.bool_]:
     """
     no_worse = (points[:, None] <= points[None]).all(axis=2)
     better = (points[:, None] < points[None]).any(axis=2)
-    kept: npt.NDArray[np.bool_] = ~(no_worse & better).any(axis=0)
-    return kept
+    return np.logical_not((no_worse & better).any(axis=0))
 
 
 def hypervolume(points: FloatArray, reference: Sequence[float]) -> float:
     """Volume that ``(n, m)`` points dominate, up to the reference point; m is 1, 2 or 3.
 
-    Sweeps the last objective and adds slices (Fonseca, Paquete and López-Ibáñez, CEC 2006, in its plain form).
+    Sweeps the last objective and adds slices (Fonseca, Paquete and López-Ibáñez, CEC 2006, in its plain
+    form).
     """
     limit = np.asarray(reference, np.float64)
     inside = points[(points < limit).all(axis=1)]
@@ -44,7 +44,7 @@ def hypervolume(points: FloatArray, reference: Sequence[float]) -> float:
 
 
 def spread(points: FloatArray, count: int) -> list[int]:
-    """Indices of at most ``count`` points, the best of each objective first, then always the most remote one."""
+    """Indices of at most ``count`` points, the best of each objective, then always the most remote."""
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
     chosen = list(dict.fromkeys(int(i) for i in points.argmin(axis=0)))[:count]

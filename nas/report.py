@@ -45,7 +45,8 @@ class FrontRow:
         resolution: side of the input image.
         bits: per block in order, name and bits.
         kept: by constraint, whether the measured value is within the limit.
-        dominated: whether another delivered network is at least as good in everything, now that all are trained finally.
+        dominated: whether another delivered network is at least as good in everything, now that all are
+            trained finally.
     """
 
     digest: str
@@ -65,7 +66,7 @@ class FrontRow:
     dominated: bool = False
 
     def inside(self, metric: str) -> bool | None:
-        """Whether the measured value is within the predicted interval; None where one of the two is missing."""
+        """Whether the measured value is within the predicted interval; None where one is missing."""
         estimate, measured = self.predicted.get(metric), self.measured.get(metric)
         if measured is None or estimate is None or estimate.lower is None or estimate.upper is None:
             return None
@@ -96,7 +97,8 @@ class SearchReport:
         job: as resolved.
         records: finished trials in order.
         rows: delivered networks, most accurate first.
-        verified: whether the front was trained finally and measured; False in a search that was stopped before.
+        verified: whether the front was trained finally and measured; False in a search that was stopped
+            before.
         measured_on: device name of the measurements, None where there are none.
         notes: what a reader must know.
         data: name, shape, classes, samples and digest of the data set.
@@ -203,12 +205,14 @@ class SearchReport:
         ]
         if self.closest is not None:
             parts = [
-                f"{name} {show(name, upper)} at the upper end of its interval against a limit of {show(name, limit)}"
+                f"{name} {show(name, upper)} at the upper end of its interval against a limit of "
+                f"{show(name, limit)}"
                 for name, (limit, upper) in self.closest.misses.items()
             ]
             lines.append(
                 "No candidate keeps the constraints. The closest, trial "
-                f"{self.closest.trial}, misses: {'; '.join(parts)}. Loosen the limits, allow smaller networks, or search longer."
+                f"{self.closest.trial}, misses: {'; '.join(parts)}. Loosen the limits, allow smaller "
+                "networks, or search longer."
             )
         elif not self.rows and self.verified:
             lines.append("No candidate was trained to the end, so there is no front.")
@@ -222,7 +226,8 @@ class SearchReport:
         inside = [i for row in self.rows for i in [row.inside(str(Metric.LATENCY))] if i is not None]
         if inside:
             lines.append(
-                f"Measured latency is inside the {self.job.level:.0%} interval for {sum(inside)} of {len(inside)} networks."
+                f"Measured latency is inside the {self.job.level:.0%} interval for {sum(inside)} of "
+                f"{len(inside)} networks."
             )
         for name, limit in self.job.constraints.items():
             kept = [row.kept[name] for row in self.rows if name in row.kept]
@@ -388,7 +393,7 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
 
 
 def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, int], ...]:
-    """Layers of a block share its precision: ``s0_b1_expand`` and ``s0_b1_project`` are the block ``s0_b1``."""
+    """Layers of a block share its precision: ``s0_b1_expand`` belongs to the block ``s0_b1``."""
     from hardsight.nas.network import PRECISION_BITS
 
     blocks = {}

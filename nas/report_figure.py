@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hardsight.budgets import unit_of
+from hardsight.budgets import SIZE, unit_of
 from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR
 from hardsight.nas.report import SearchReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by the colour-blind too; shapes differ as well
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9a9a9a"
 
-_SCREEN = {"s": (1e3, "ms"), "B": (1 / 1024, "KiB"), "J": (1e3, "mJ"), "1": (1.0, "")}
+_SCREEN = {"s": (1e6, "µs"), "B": (1 / 1024, "KiB"), "J": (1e3, "mJ"), "1": (1.0, "")}
 
 Panel = Callable[["Axes", SearchReport], None]
 
@@ -52,7 +52,7 @@ def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> byt
         draw(axes, report)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": "hardsight"})
+    canvas.print_png(buffer, metadata={"Software": "hardsight"})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -60,17 +60,14 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
     """Error over the first cost: candidates of the search, the front as predicted and as measured."""
     cost = report.cost_objectives[0]
     scale, unit = _SCREEN[unit_of(cost)]
-    seen = [r for r in report.trained if r.accuracy is not None]
-    for feasible, style in ((True, {"color": GREY}), (False, {"facecolors": "none", "edgecolors": GREY})):
-        part = [r for r in seen if r.feasible is feasible]
-        if part:
-            axes.scatter(
-                [r.costs[cost].value * scale for r in part],
-                [100 * (1 - (r.accuracy or 0.0)) for r in part],
-                s=18,
-                label="candidates (predicted cost, validation error)" if feasible else None,
-                **style,
-            )
+    seen = report.trained
+    axes.scatter(
+        [r.costs[cost].value * scale for r in seen],
+        [100 * (1 - (r.accuracy or 0.0)) for r in seen],
+        s=18,
+        color=GREY,
+        label="candidates (predicted cost, validation error)",
+    )
     if report.rows:
         rows = sorted(report.rows, key=lambda row: row.predicted[cost].value)
         errors = [100 * (1 - row.test_accuracy) for row in rows]
@@ -88,10 +85,9 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
             for row, e in zip(rows, errors, strict=True)
             if cost in row.measured
         ]
-        if known and unit_of(cost) != "B":
-            axes.scatter(
-                *zip(*known, strict=True), marker="D", s=36, color=ORANGE, zorder=3, label="front: measured"
-            )
+        if known and cost != SIZE:
+            xs, ys = zip(*known, strict=True)
+            axes.scatter(xs, ys, marker="D", s=36, color=ORANGE, zorder=3, label="front: measured")
     limit = report.job.constraints.get(cost)
     if limit is not None:
         axes.axvline(limit * scale, color=RED, linestyle="--", linewidth=1.2, label="limit")

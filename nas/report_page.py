@@ -139,7 +139,8 @@ def _facts(report: SearchReport) -> str:
         "Device": report.job.device,
         "Measured on": report.measured_on or "nothing was measured",
         "Trials": ", ".join(f"{n} {fate}" for fate, n in report.counts.items()) or "none",
-        "Search time": f"{format_quantity(report.search_s, 's')}, of which {format_quantity(report.train_s, 's')} training",
+        "Search time": format_quantity(report.search_s, "s"),
+        "Training in it": format_quantity(report.train_s, "s"),
         "Final hypervolume": f"{report.hypervolumes[-1]:.4f}" if report.hypervolumes else "-",
         "Versions": ", ".join(f"{k} {v}" for k, v in report.versions.items()) or "-",
     }

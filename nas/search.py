@@ -90,7 +90,8 @@ def prepare(
     device = get_device(job.device)
     if device.mode.startswith("int8"):
         raise JobError(
-            f"device '{job.device}' quantizes a float model by itself, but a search chooses the precision of each block; "
+            f"device '{job.device}' quantizes a float model by itself, but a search chooses the "
+            "precision of each block; "
             f"name '{job.device.replace('/int8', '/fp32')}', which runs a model as it is given"
         )
     space_class = get_space(job.space.name)

@@ -1,4 +1,4 @@
-"""A search's folder: an Optuna study in a database file, the job, trained weights, the front and the report."""
+"""A search's folder: an Optuna study in a database file, the job, weights, the front, the report."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STUDY_NAME = "search"
-INTERRUPTED = "interrupted"
-"""Failure of a trial that a killed search left running; it counts as not done."""
+_QUEUED = "fixed_params"  # where Optuna keeps what `enqueue_trial` was given
 
 
 class StudyFolder:
@@ -58,7 +57,8 @@ class StudyFolder:
         """
         if self.exists:
             raise StorageError(
-                f"folder '{self.path}' already holds a search; go on with --resume, or name another folder as 'output'"
+                f"folder '{self.path}' already holds a search; go on with --resume, or name another "
+                "folder as 'output'"
             )
         with storage_errors(self.path):
             for folder in (self.path, self.weights, self.front):
@@ -197,20 +197,25 @@ def finished(study: optuna.Study) -> list[TrialRecord]:
 
     found = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     records = [TrialRecord(t) for t in found]
-    return [r for r in records if r.complete or r.failure not in (None, INTERRUPTED)]
+    return [r for r in records if r.complete or r.failure is not None]
 
 
 def recover(study: optuna.Study) -> int:
-    """Put trials that a killed search left running back into the queue; returns how many there were."""
+    """Put trials that were interrupted (killed, disk full) back into the queue; returns how many."""
     from optuna.trial import TrialState
 
-    left = study.get_trials(states=(TrialState.RUNNING,))
-    for trial in left:
-        study._storage.set_trial_user_attr(trial._trial_id, "failure", INTERRUPTED)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
-    return len(left)
+    trials = study.get_trials()
+    lost = [t for t in trials if t.state is TrialState.FAIL and t.params and TrialRecord(t).failure is None]
+    waiting = [
+        t
+        for t in lost
+        if not any(o.number > t.number and o.system_attrs.get(_QUEUED) == t.params for o in trials)
+    ]
+    for trial in waiting:
+        study.enqueue_trial(trial.params)
+    return len(waiting)
 
 
 @contextlib.contextmanager

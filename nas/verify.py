@@ -25,7 +25,7 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     from hardsight.nas.search import Measure, Setting
 
-_PACKAGES = ("hardsight", "torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy")
 
 Row = dict[str, Any]
 
@@ -39,8 +39,8 @@ def verify_front(
 ) -> list[Row]:
     """Train, export, run and measure the front; write ``front/*.onnx`` and ``front.json``.
 
-    The test part of the data is read here and nowhere else. What was trained before with the same seed and epochs
-    is not trained again.
+    The test part of the data is read here and nowhere else. What was trained before with the same seed and
+    epochs is not trained again.
 
     Args:
         setting: of the search.
@@ -58,7 +58,8 @@ def verify_front(
         values = np.array([r.trial.values for r in records], np.float64)
         chosen = [records[i] for i in spread(values, setting.job.front_size)]
         notes.append(
-            f"The front has {len(records)} networks; {len(chosen)} spread along it were trained finally and measured."
+            f"The front has {len(records)} networks; {len(chosen)} spread along it were trained "
+            "finally and measured."
         )
     target, measure, reason = _measurer(setting, measure)
     if reason:
@@ -152,7 +153,8 @@ def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: li
             final = setting.evaluator.evaluate(candidate, job.seed, job.final_epochs)
         except TrialFailure as failure:
             notes.append(
-                f"The final training of network {candidate.digest[:8]} failed ({failure}); the search's is used."
+                f"The final training of network {candidate.digest[:8]} failed ({failure}); the "
+                "search's is used."
             )
             return searched
         final.save(path)
@@ -160,7 +162,7 @@ def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: li
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """Logits ``(n, classes)`` of a network with batch size 1, image by image on one thread of ONNX Runtime."""
+    """Logits ``(n, classes)`` of a network with batch size 1, image by image on one thread."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -212,7 +214,9 @@ def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    import hardsight
+
+    found = {"hardsight": str(getattr(hardsight, "__version__", "unknown"))}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

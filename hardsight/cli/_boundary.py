@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import typer
@@ -28,12 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ``--debug`` may stand anywhere, so that it can be appended to a line that failed.
     """
-    from hardsight.cli._app import app
-
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+
+    def command() -> object:
+        from hardsight.cli._app import app
+
+        return app([a for a in args if a != "--debug"], prog_name="hardsight", standalone_mode=False)
+
+    return guard(command, debug="--debug" in args)
+
+
+def guard(command: Callable[[], object], *, debug: bool = False) -> int:
+    """Call a command and return its exit code: 0, an integer it returns, or that of what it raises."""
     try:
-        code = app([a for a in args if a != "--debug"], prog_name="hardsight", standalone_mode=False)
+        code = command()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as stop:
@@ -46,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except typer.TyperException as error:
-        say(f"{error.format_message()} See 'hardsight --help'.")
+        say(f"{error.format_message().rstrip('.')}. See 'hardsight --help'.")
         return error.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
-        sentence, code = explain(error)
+        sentence, exit_code = explain(error)
         say(sentence)
-        return code
+        return exit_code
 
 
 def say(sentence: str) -> None:
@@ -69,19 +77,27 @@ def explain(error: Exception) -> tuple[str, int]:
         if isinstance(cause, OSError):
             return _storage(cause), StorageError.exit_code
         if isinstance(cause, sqlite3.OperationalError):
-            return f"the database cannot be used: {cause}. Check its folder's space and permissions.", StorageError.exit_code
+            return (
+                f"the database cannot be used: {cause}. Check its folder's space and permissions.",
+                StorageError.exit_code,
+            )
     if isinstance(error, MemoryError):
-        return "this machine has not enough memory for that; close other programs or give a smaller job.", EXIT_UNEXPECTED
+        return (
+            "this machine has not enough memory for that; close other programs or give a smaller job.",
+            EXIT_UNEXPECTED,
+        )
     return (
-        f"unexpected {type(error).__name__}: {error or 'no message'}. This is a fault of Hardsight, not yours: "
-        "run again with --debug and report the traceback.",
+        f"unexpected {type(error).__name__}: {error or 'no message'}. This is a fault of Hardsight, "
+        "not yours: run again with --debug and report the traceback.",
         EXIT_UNEXPECTED,
     )
 
 
 def _storage(error: OSError) -> str:
     where = f"'{error.filename}'" if error.filename else "a file"
-    return f"cannot use {where}: {error.strerror or error}. Check the path, its permissions and the free space."
+    return (
+        f"cannot use {where}: {error.strerror or error}. Check the path, its permissions and the free space."
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -7,19 +7,25 @@ from typing import Annotated
 
 import typer
 
-Models = Annotated[list[Path], typer.Argument(metavar="MODEL.onnx ...", help="ONNX files; their weights may be missing.")]
+Models = Annotated[
+    list[Path], typer.Argument(metavar="MODEL.onnx", help="ONNX files; their weights may be missing.")
+]
 DeviceName = Annotated[
     str, typer.Option("--device", "-d", metavar="NAME", help="Device, as 'hardsight devices' lists them.")
 ]
 ShapeTexts = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="INPUT=DIMS", help="Shape of a dynamic input: in=1,3,224,224; may be repeated."),
+    typer.Option(
+        "--shape", metavar="INPUT=DIMS", help="Shape of a dynamic input: in=1,3,224,224; may be repeated."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Level = Annotated[float, typer.Option("--level", metavar="P", help="Nominal coverage of the intervals.")]
 DataFolder = Annotated[
     Path | None,
-    typer.Option("--data", metavar="FOLDER", help="Data set to use; by default the one that comes with the package."),
+    typer.Option(
+        "--data", metavar="FOLDER", help="Data set to use; by default the one that comes with the package."
+    ),
 ]
 PredictorNames = Annotated[
     list[str] | None,

@@ -17,16 +17,20 @@ def adapt(
     here: Annotated[bool, typer.Option("--here", help="Measure reference networks on this machine.")] = False,
     measurements: Annotated[
         Path | None,
-        typer.Option("--measurements", metavar="FILE", help="Use these: lines that 'hardsight measure --json' printed."),
+        typer.Option(
+            "--measurements", metavar="FILE", help="Use these: lines that 'hardsight measure --json' printed."
+        ),
     ] = None,
     device: _flags.DeviceName = HERE,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NEW", help="Name of the new device; by default the same.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", metavar="K", help="Reference networks to measure.")] = 14,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="K", help="Reference networks to measure.")
+    ] = 14,
     as_json: _flags.AsJson = False,
 ) -> None:
-    """Make a predictor for a device from a handful of measurements.
+    """Make a predictor from a few measurements.
 
     Takes about a minute with --here; run it on an idle machine.
     """
@@ -34,11 +38,15 @@ def adapt(
     from hardsight.serialize import adaptation_record
 
     if here == (measurements is not None):
-        raise InputError("give either --here, to measure this machine, or --measurements FILE, taken elsewhere")
+        raise InputError(
+            "give either --here, to measure this machine, or --measurements FILE, taken elsewhere"
+        )
     if measurements is not None and name is None:
         raise InputError("--measurements needs --name NEW, for example --name my-phone/onnxruntime/fp32-t1")
     with progress_bars() as progress:
-        report = api.adapt(device=device, name=name, measurements=measurements, samples=samples, progress=progress)
+        report = api.adapt(
+            device=device, name=name, measurements=measurements, samples=samples, progress=progress
+        )
     if as_json:
         _show.line(adaptation_record(report))
         return

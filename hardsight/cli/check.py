@@ -17,16 +17,18 @@ def check(
     limits: Annotated[
         list[str],
         typer.Option(
-            "--max", metavar="QUANTITY=LIMIT", help="latency=10ms, memory=8MiB, energy=5mJ, size=1MB; may be repeated."
+            "--max",
+            metavar="QUANTITY=LIMIT",
+            help="latency=10ms, memory=8MiB, energy=5mJ, size=1MB; may be repeated.",
         ),
     ],
     shape: _flags.ShapeTexts = None,
     level: _flags.Level = 0.9,
     as_json: _flags.AsJson = False,
 ) -> None:
-    """Hold models against budgets: exit code 0 when all are kept, 1 when one is broken.
+    """Hold models against budgets, for CI.
 
-    The upper end of each interval decides. Made for continuous integration.
+    Exit code 0 when all budgets are kept, 1 when one is broken; the upper end of each interval decides.
     """
     from hardsight import api
     from hardsight.budgets import parse_budgets

@@ -14,33 +14,41 @@ from hardsight.progress import progress_bars
 if TYPE_CHECKING:
     from hardsight.measurement import MeasurementTable
 
-app = typer.Typer(help="Build a measured data set, or describe one.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Build a measured data set, or describe one.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the data set; a begun one goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the data set; a begun one goes on.")
+    ],
     device: _flags.DeviceName = HERE,
     families: Annotated[
         list[str] | None,
         typer.Option("--family", metavar="NAME", help="Generator to use; may be repeated; by default all."),
     ] = None,
     per_family: Annotated[int, typer.Option("--per-family", min=1, help="Networks of each family.")] = 30,
-    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also measure each network quantized.")] = True,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Also measure each network quantized.")
+    ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the generators.")] = 0,
     limit: Annotated[
-        str | None, typer.Option("--time", metavar="T", help="Stop measuring after this long, for example 2h.")
+        str | None,
+        typer.Option("--time", metavar="T", help="Stop measuring after this long, for example 2h."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="DEVICE", help="Device name to write instead of 'host/...'.")
+        str | None,
+        typer.Option("--name", metavar="DEVICE", help="Device name to write instead of 'host/...'."),
     ] = None,
 ) -> None:
     """Generate networks and measure them on this machine.
 
     Run it on an idle machine. A killed build goes on where it stopped.
     """
-    from hardsight.jobs import build_dataset
     from hardsight.datasets.build import Recipe
+    from hardsight.jobs import build_dataset
     from hardsight.units import parse_quantity
 
     recipe = Recipe(families=tuple(families or ()), per_family=per_family, int8=int8, seed=seed)

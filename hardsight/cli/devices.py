@@ -10,7 +10,9 @@ from hardsight.cli import _flags, _show
 
 
 def devices(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this device only, with its settings.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this device only, with its settings.")
+    ] = None,
     as_json: _flags.AsJson = False,
 ) -> None:
     """List the devices that can be predicted or measured.
@@ -25,7 +27,9 @@ def devices(
         for status in found:
             _show.line(device_record(status))
     elif name is not None:
-        record = {key: value for key, value in device_record(found[0]).items() if value not in (None, "", {}, [])}
+        record = {
+            key: value for key, value in device_record(found[0]).items() if value not in (None, "", {}, [])
+        }
         _show.table(("setting", "value"), ((key, str(value)) for key, value in record.items()))
     else:
         _show.table(

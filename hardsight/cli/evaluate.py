@@ -17,9 +17,10 @@ def evaluate(
     folds: _flags.Folds = 7,
     as_json: _flags.AsJson = False,
 ) -> None:
-    """Score predictors on families they never saw: error, rank, coverage and width of the intervals.
+    """Score predictors on families they never saw.
 
-    Families are left out a group at a time; every network is predicted once.
+    Error, rank correlation, coverage and width of the intervals. Families are left out a group at a time;
+    every network is predicted once.
     """
     from hardsight import jobs
 

@@ -15,7 +15,9 @@ def measure(
     models: _flags.Models,
     device: _flags.DeviceName = HERE,
     shape: _flags.ShapeTexts = None,
-    budget: Annotated[str, typer.Option("--time", metavar="T", help="Time for the repeats of one model.")] = "10s",
+    budget: Annotated[
+        str, typer.Option("--time", metavar="T", help="Time for the repeats of one model.")
+    ] = "10s",
     as_json: _flags.AsJson = False,
 ) -> None:
     """Run models on this machine and take what they cost.

@@ -15,7 +15,9 @@ def predict(
     models: _flags.Models,
     device: _flags.DeviceName,
     shape: _flags.ShapeTexts = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Share the latency out over the operators.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Share the latency out over the operators.")
+    ] = False,
     level: _flags.Level = 0.9,
     as_json: _flags.AsJson = False,
 ) -> None:

@@ -17,9 +17,9 @@ def report(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a search, finished or not.")],
     as_json: _flags.AsJson = False,
 ) -> None:
-    """Show a search's verified front, and write its table, plot and page again.
+    """Show what a search found.
 
-    Nothing is trained or measured.
+    Writes its table, plot and page again; nothing is trained or measured.
     """
     from hardsight.nas.report import write_report
     from hardsight.serialize import search_record
@@ -36,7 +36,9 @@ def show_report(report: SearchReport) -> None:
     costs = report.shown_costs
     columns = ["network", "accuracy (ONNX Runtime)"]
     for name in costs:
-        columns += [_show.label(name)] if name == "size_bytes" else [f"{_show.label(name)} predicted", "measured"]
+        columns += (
+            [_show.label(name)] if name == "size_bytes" else [f"{_show.label(name)} predicted", "measured"]
+        )
     _show.table(columns, (_row(row, costs) for row in report.rows), f"Front of {report.folder}")
     for sentence in report.sentences():
         _show.note(sentence)

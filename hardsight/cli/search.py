@@ -13,7 +13,9 @@ from hardsight.progress import progress_bars
 
 
 def search(
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to search for; the README explains the keys.")],
+    job: Annotated[
+        Path, typer.Argument(metavar="JOB.yaml", help="What to search for; the README explains the keys.")
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed search stopped.")] = False,
     out: Annotated[
         Path | None,
@@ -22,9 +24,10 @@ def search(
     track: _flags.Track = True,
     as_json: _flags.AsJson = False,
 ) -> None:
-    """Search for the best quantized networks within a budget, train, export and measure them.
+    """Search the best quantized networks for a budget.
 
-    The study is a database in its folder; every finished trial survives a kill.
+    The front is trained, exported to ONNX and measured. The study is a database in its folder; every finished
+    trial survives a kill.
     """
     from hardsight import jobs
     from hardsight.serialize import search_record

@@ -19,14 +19,17 @@ def train(
     folds: _flags.Folds = 7,
     track: _flags.Track = True,
 ) -> None:
-    """Train predictors and keep, per metric, the best on families held out whole.
+    """Train predictors and keep the best.
 
-    The run and the predictor itself, as a pyfunc model, are logged to MLflow.
+    Per metric, the one that is best on families held out whole is kept. The run and the predictor itself,
+    as a pyfunc model, are logged to MLflow.
     """
     from hardsight import jobs
 
     with progress_bars() as progress:
-        result = jobs.train(out, data=data, predictors=predictors, folds=folds, track=track, progress=progress)
+        result = jobs.train(
+            out, data=data, predictors=predictors, folds=folds, track=track, progress=progress
+        )
     show_scores(result.table)
     for metric, name in result.chosen.items():
         _show.note(f"{_show.label(metric)}: kept {name}")

@@ -2,10 +2,12 @@
 
 Read in this order::
 
-    load      file, bytes or proto -> ModelProto without weights   (wire: the weights are cut out before parsing)
-    flatten   If, Loop, Scan and local functions -> one flat, sorted list of nodes
-    shapes    dynamic dimensions bound, what is missing inferred   (client -> worker -> infer: a process of its own)
-    lower     nodes -> operators: constants folded, bits (bits), costs (costs)
+    load      file, bytes or proto -> ModelProto; weights are cut out before parsing (wire)
+    flatten   If, Loop and Scan opened -> one flat, sorted, checked list of nodes
+    bind      a number for every dimension of the inputs
+    client    types of inner tensors, unless the file states them and they hold together (check);
+              found in a process of their own: worker -> infer -> rules, values
+    lower     nodes -> operators: constants folded, widths (bits), costs (costs)
 """
 
 from hardsight.ingest.read import read_onnx

@@ -13,14 +13,17 @@ from hardsight.ingest.flatten import FlatGraph
 from hardsight.ingest.types import MAX_ELEMENTS, elements, holder, text
 
 _BATCH: Final = re.compile(r"batch|^(n|b|bs|none|unk__\d+)$", re.IGNORECASE)
-_NOT_BATCH: Final = re.compile(r"seq|len|time|height|width|token|channel|frame|^(h|w|c|t|s|l)$", re.IGNORECASE)
+_NOT_BATCH: Final = re.compile(
+    r"seq|len|time|height|width|token|channel|frame|^(h|w|c|t|s|l)$", re.IGNORECASE
+)
 
 
 def bind(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str) -> tuple[dict[str, int], bool]:
     """Replace the inputs of ``flat`` by ones of static shape and say in its assumptions what was assumed.
 
-    A dimension without a number is taken from ``shapes``, else from another input that uses the same symbol, else
-    it is 1 if it is a batch dimension: the first one, unless its name says otherwise, or one whose name says batch.
+    A dimension without a number is taken from ``shapes``, else from another input that uses the same symbol,
+    else it is 1 if it is a batch dimension: the first one, unless its name says otherwise, or one whose name
+    says batch.
 
     Returns:
         What each symbol stands for, and whether what the file declares of inner tensors still holds.
@@ -49,13 +52,22 @@ def _check_names(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str
     known = [value.name for value in flat.inputs]
     for given, dims in shapes.items():
         if given not in known:
-            listed = ", ".join(f"'{k}' {text(v.type)}" for k, v in zip(known, flat.inputs, strict=True)) or "none"
+            listed = (
+                ", ".join(f"'{k}' {text(v.type)}" for k, v in zip(known, flat.inputs, strict=True)) or "none"
+            )
             raise ModelError(f"'{name}' has no input '{given}' to give a shape to; its inputs: {listed}")
-        if any(isinstance(d, bool) or int(d) != d or d < 1 for d in dims) or elements(tuple(dims)) > MAX_ELEMENTS:
-            raise ModelError(f"shape {tuple(dims)} for input '{given}' is unusable; give positive whole numbers")
+        if (
+            any(isinstance(d, bool) or int(d) != d or d < 1 for d in dims)
+            or elements(tuple(dims)) > MAX_ELEMENTS
+        ):
+            raise ModelError(
+                f"shape {tuple(dims)} for input '{given}' is unusable; give positive whole numbers"
+            )
 
 
-def _apply(flat: FlatGraph, value: ValueInfoProto, given: tuple[int, ...], symbols: dict[str, int], name: str) -> bool:
+def _apply(
+    flat: FlatGraph, value: ValueInfoProto, given: tuple[int, ...], symbols: dict[str, int], name: str
+) -> bool:
     """Bind the symbols of one input to the given shape; True when a static dimension is overridden."""
     _, tensor = holder(value.type)
     if tensor is None or not tensor.HasField("shape"):
@@ -72,8 +84,8 @@ def _apply(flat: FlatGraph, value: ValueInfoProto, given: tuple[int, ...], symbo
             overridden |= dim.dim_value != number
         elif dim.dim_param and symbols.setdefault(dim.dim_param, number) != number:
             raise ModelError(
-                f"dimension '{dim.dim_param}' of '{name}' is given as {symbols[dim.dim_param]} and as {number} "
-                f"(input '{value.name}'); give it one value"
+                f"dimension '{dim.dim_param}' of '{name}' is given as {symbols[dim.dim_param]} "
+                f"and as {number} (input '{value.name}'); give it one value"
             )
     if overridden:
         flat.assumptions.append(f"input '{value.name}' is {text(value.type)} in the file, read as {given}")
@@ -112,7 +124,7 @@ def _bound(
         if kind != "tensor":
             return result  # a sequence of tensors of any shape: priced later by what is known
         raise ModelError(
-            f"input '{value.name}' of '{name}' has no shape; give one: --shape {value.name}=1,3,224,224 or the like"
+            f"input '{value.name}' of '{name}' has no shape; give one, like --shape {value.name}=1,3,224,224"
         )
     for position, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_value"):
@@ -133,8 +145,8 @@ def _bound(
             )
     if elements(tuple(dim.dim_value for dim in tensor.shape.dim)) > MAX_ELEMENTS:
         raise ModelError(
-            f"input '{value.name}' of '{name}' has an impossible shape {text(result.type)}: over 2^48 elements; "
-            f"give another: --shape {value.name}=…"
+            f"input '{value.name}' of '{name}' has an impossible shape {text(result.type)}: over 2^48 "
+            f"elements; give another: --shape {value.name}=…"
         )
     return result
 

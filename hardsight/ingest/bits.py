@@ -40,7 +40,7 @@ BITS: Final[dict[int, int]] = {
     TensorProto.FLOAT6E3M2: 6,
 }
 
-NAMES: Final[dict[int, str]] = {code: TensorProto.DataType.Name(code).lower() for code in BITS}  # type: ignore[arg-type]
+NAMES: Final[dict[int, str]] = {code: TensorProto.DataType.Name(code).lower() for code in BITS}
 
 
 def size_bytes(elements: int, bits: int) -> int:

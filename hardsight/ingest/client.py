@@ -1,16 +1,18 @@
-"""Talk to the worker process: start it when first needed, restart it after a crash, end it with this process."""
+"""Talk to the worker process: started when first needed, again after a crash, ended with this process."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import Final
 
-from hardsight.ingest.worker import OK, receive, send
+from hardsight.errors import BackendError
+from hardsight.ingest.worker import OK, READY, receive, send
 
 TIMEOUT_S: Final = 10.0
 _START_TIMEOUT_S: Final = 60.0
@@ -45,52 +47,36 @@ class Worker:
             WorkerCrash: native code crashed, ran out of memory or out of time.
         """
         with self._lock:
-            process = self._running()
-            late = threading.Event()
-
-            def stop() -> None:
-                late.set()
-                process.kill()
-
-            timer = threading.Timer(self.timeout_s, stop)
-            timer.daemon = True
-            timer.start()
-            try:
-                send(cast("IO[bytes]", process.stdin), tag, payload)  # type: ignore[arg-type]
-                reply = receive(cast("IO[bytes]", process.stdout))  # type: ignore[arg-type]
-            except (BrokenPipeError, OSError):
-                reply = None
-            finally:
-                timer.cancel()
-            if reply is None:
-                self._stop()
-                raise WorkerCrash(f"took over {self.timeout_s:g} s" if late.is_set() else "crashed")
-        if reply[0] != OK:
-            raise WorkerRefusal(reply[1].decode("utf-8", "replace"))
-        return reply[1]
+            if not self._runs():
+                self._start()
+            status, answer = self._exchange(tag, payload, self.timeout_s)
+        if status != OK:
+            raise WorkerRefusal(answer.decode("utf-8", "replace"))
+        return answer
 
     def close(self) -> None:
         """End the process; the next request starts another."""
         with self._lock:
             self._stop()
 
+    def forget(self) -> None:
+        """In the child of a fork: the process, and the lock that a thread may hold, are the parent's."""
+        self._process = None
+        self._lock = threading.Lock()
+
     @property
     def pid(self) -> int | None:
         """Process id while one runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        return self._process.pid if self._process is not None and self._runs() else None
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid():  # after a fork the pipes belong to the parent
-            self._process = None
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._start()
-            self._owner = os.getpid()
-        return self._process
+    def _runs(self) -> bool:
+        # After a fork the pipes belong to the parent.
+        return self._owner == os.getpid() and self._process is not None and self._process.poll() is None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([*(entry for entry in sys.path if entry), root])
-        return subprocess.Popen(
+        self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "hardsight.ingest.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,6 +84,38 @@ class Worker:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the parent
         )
+        self._owner = os.getpid()
+        try:
+            self._exchange(READY, b"", _START_TIMEOUT_S)
+        except WorkerCrash as crash:
+            raise BackendError(
+                f"the process that reads ONNX models does not start ({crash}); "
+                "check that 'python -m hardsight.ingest.worker' runs in this environment"
+            ) from crash
+
+    def _exchange(self, tag: bytes, payload: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            send(process.stdin, tag, payload)
+            reply = receive(process.stdout)
+        except OSError:  # a broken pipe
+            reply = None
+        finally:
+            timer.cancel()
+        if reply is None:
+            self._stop()
+            raise WorkerCrash(f"took over {timeout_s:g} s" if late.is_set() else "crashed")
+        return reply
 
     def _stop(self) -> None:
         process, self._process = self._process, None
@@ -106,13 +124,12 @@ class Worker:
         process.kill()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
         process.wait()
 
 
 WORKER: Final = Worker()
 atexit.register(WORKER.close)
-os.register_at_fork(after_in_child=lambda: WORKER.__init__(WORKER.timeout_s))  # type: ignore[misc]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=WORKER.forget)

@@ -2,8 +2,8 @@
 
 Three tables and nothing implicit: :data:`MACS` (types that multiply and accumulate), :data:`MOVERS` (types
 whose cost is the bytes they move: element by element, normalising, pooling, reducing, rearranging) and
-:data:`VIEWS` (types that move nothing). A type in none of them is not known: it is counted, named in the answer
-and priced by its bytes.
+:data:`VIEWS` (types that move nothing). A type in none of them is not known: it is counted, named in the
+answer and priced by its bytes.
 
 Winograd and other fast algorithms are ignored, and so is the addition of a bias.
 """
@@ -44,9 +44,17 @@ class Call:
 Rule = Callable[[Call], int]
 
 
-def _conv(weight: int) -> Rule:
+def _conv(weight: int, channels_last: bool = False) -> Rule:
     """Every output element is a sum over the weight's (channels of the group, kernel)."""
-    return lambda call: elements(call.outputs[0]) * elements(call.shape(weight)[1:])
+
+    def rule(call: Call) -> int:
+        x, w = call.shape(0), call.shape(weight)
+        groups = int(call.attributes.get("group", 1))
+        if x[1] != w[1] * groups and not channels_last:
+            raise ValueError(f"{x[1]} input channels meet a weight for {w[1]} x {groups}")
+        return elements(call.outputs[0]) * elements(w[1:])
+
+    return rule
 
 
 def _conv_transpose(call: Call) -> int:
@@ -63,6 +71,14 @@ def _matmul(left: int) -> Rule:
     return rule
 
 
+def _gemm(call: Call) -> int:
+    a, b = call.shape(0), call.shape(1)
+    depth = a[0] if call.attributes.get("transA") else a[1]
+    if depth != (b[1] if call.attributes.get("transB") else b[0]):
+        raise ValueError(f"matrices of shapes {a} and {b} cannot be multiplied")
+    return elements(call.outputs[0]) * depth
+
+
 def _matmul_nbits(call: Call) -> int:
     return elements(call.shape(0)) * int(call.attributes["N"])
 
@@ -77,7 +93,9 @@ def _einsum(call: Call) -> int:
         before, dots, after = term.partition("...")
         inner = shape[len(before) : len(shape) - len(after)] if dots else ()
         extra = max(extra, inner, key=elements)
-        pairs = zip(before + after, shape[: len(before)] + shape[len(shape) - len(after) :], strict=dots != "")
+        pairs = zip(
+            before + after, shape[: len(before)] + shape[len(shape) - len(after) :], strict=dots != ""
+        )
         for letter, size in pairs:
             sizes[letter] = max(sizes.get(letter, 1), size)
     operands = equation.count(",") + 1
@@ -85,13 +103,13 @@ def _einsum(call: Call) -> int:
 
 
 def _recurrent(call: Call) -> int:
-    """Input (length, batch, features): each step multiplies by all of W and R, (directions, gates x hidden, …)."""
+    """Each of length x batch steps multiplies by all of W and R, both (directions, gates x hidden, …)."""
     x = call.shape(0)
     return x[0] * x[1] * (elements(call.shape(1)) + elements(call.shape(2)))
 
 
 def _attention(call: Call) -> int:
-    """Standard Attention: Q K^T and the product with V; (batch, heads, length, size) or (batch, length, hidden)."""
+    """Q K^T and the product with V, on (batch, heads, length, size) or (batch, length, hidden)."""
     q, k, v = call.shape(0), call.shape(1), call.shape(2)
     past = call.get(4)
     before = past[2] if past is not None else 0
@@ -145,7 +163,7 @@ MACS: Final[dict[str, Rule]] = {
     "DeformConv": _conv(1),
     "Einsum": _einsum,
     "GRU": _recurrent,
-    "Gemm": _matmul(0),
+    "Gemm": _gemm,
     "LSTM": _recurrent,
     "MatMul": _matmul(0),
     "MatMulInteger": _matmul(0),
@@ -165,7 +183,7 @@ MACS: Final[dict[str, Rule]] = {
     _MS + "MatMulIntegerToFloat": _matmul(0),
     _MS + "MatMulNBits": _matmul_nbits,
     _MS + "MultiHeadAttention": _multi_head_attention,
-    _MS + "NhwcFusedConv": _conv(1),
+    _MS + "NhwcFusedConv": _conv(1, channels_last=True),
     _MS + "QAttention": _packed_attention,
     _MS + "QGemm": _matmul(0),
     _MS + "QLinearConv": _conv(3),
@@ -181,35 +199,42 @@ GATHERS: Final = frozenset({"Gather", "GatherElements", "GatherND", "Slice", _MS
 _QUANTIZERS: Final = ("Quant", "IntQuant", "BipolarQuant", "FloatQuant", "Trunc", "MultiThreshold")
 QONNX_DOMAINS: Final = ("qonnx.custom_op.general.", "onnx.brevitas.", "finn.custom_op.general.", "finn.")
 
-MOVERS: Final = frozenset(
-    """
-    Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli
-    BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu
-    CenterCropPad Clip Col2Im Compress Concat ConcatFromSequence Constant ConstantOfShape Cos Cosh CumProd CumSum
-    DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten
-    Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
-    GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
-    LpNormalization LpPool Max MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Mul Neg
-    NegativeLogLikelihoodLoss NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pad Pow
-    QuantizeLinear RMSNormalization RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal
+_STANDARD_MOVERS: Final = """
+    Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
+    Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike
+    Ceil Celu CenterCropPad Clip Col2Im Compress Concat ConcatFromSequence Constant ConstantOfShape Cos
+    Cosh CumProd CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf
+    Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool
+    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow
+    HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LayerNormalization
+    LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool MaxRoiPool MaxUnpool
+    Mean MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Neg NegativeLogLikelihoodLoss
+    NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pad Pow QuantizeLinear
+    RMSNormalization RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-    ReduceSumSquare Relu Resize ReverseSequence RoiAlign RotaryEmbedding Round Scatter ScatterElements ScatterND
-    Selu SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid
-    Sign Sin Sinh Size Slice Softmax SoftmaxCrossEntropyLoss Softplus Softsign SpaceToDepth Split SplitToSequence
-    Sqrt Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
-    SimplifiedLayerNormalization
-    """.split()
-) | frozenset(
-    _MS + op
-    for op in """
-    BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu DequantizeLinear EmbedLayerNormalization FastGelu
-    GatherBlockQuantized Gelu GroupNorm LayerNormalization NhwcMaxPool QLinearAdd QLinearAveragePool
-    QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid
-    QLinearSoftmax QLinearWhere QuantizeLinear QuickGelu RotaryEmbedding Silu SimplifiedLayerNormalization
-    SkipGroupNorm SkipLayerNormalization SkipSimplifiedLayerNormalization
-    """.split()
-) | frozenset(domain + op for domain in QONNX_DOMAINS for op in _QUANTIZERS)
+    ReduceSumSquare Relu Resize ReverseSequence RoiAlign RotaryEmbedding Round Scatter ScatterElements
+    ScatterND Selu SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert
+    SequenceLength Shape Shrink Sigmoid Sign SimplifiedLayerNormalization Sin Sinh Size Slice Softmax
+    SoftmaxCrossEntropyLoss Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Sub Sum Swish Tan
+    Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Upsample Where Xor
+"""
+_MICROSOFT_MOVERS: Final = """
+    BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu DequantizeLinear EmbedLayerNormalization
+    FastGelu GatherBlockQuantized Gelu GroupNorm LayerNormalization NhwcMaxPool QLinearAdd
+    QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
+    QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QuantizeLinear QuickGelu
+    RotaryEmbedding Silu SimplifiedLayerNormalization SkipGroupNorm SkipLayerNormalization
+    SkipSimplifiedLayerNormalization
+"""
+
+MOVERS: Final = frozenset(
+    [
+        *_STANDARD_MOVERS.split(),
+        *(_MS + op for op in _MICROSOFT_MOVERS.split()),
+        *(domain + op for domain in QONNX_DOMAINS for op in _QUANTIZERS),
+    ]
+)
+"""They multiply and accumulate nothing worth counting; what they cost is the bytes they move."""
 
 
 def known(op_type: str) -> bool:

@@ -15,7 +15,7 @@ _TINY_BYTES: Final = 1024
 
 
 def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
-    """Refuse a location outside ``folder``; embed an integer constant of up to 1 KiB, which may decide a shape.
+    """Refuse a location outside ``folder``; embed small integer constants, which may decide a shape.
 
     A weight file that is missing is fine: then only its small constants are missing too.
 
@@ -25,8 +25,12 @@ def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    leaves = posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
-    path = folder / location if folder is not None and location and not leaves and "\0" not in location else None
+    leaves = (
+        posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
+    )
+    path = (
+        folder / location if folder is not None and location and not leaves and "\0" not in location else None
+    )
     if path is not None and folder is not None:
         try:
             leaves = not path.resolve().is_relative_to(folder.resolve())
@@ -39,7 +43,11 @@ def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
         )
     bits = BITS.get(tensor.data_type, 0)
     size = elements(tuple(tensor.dims)) * bits // 8
-    if path is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) or not 0 < size <= _TINY_BYTES:
+    if (
+        path is None
+        or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32)
+        or not 0 < size <= _TINY_BYTES
+    ):
         return
     try:
         if not path.is_file():

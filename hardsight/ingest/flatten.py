@@ -12,7 +12,8 @@ The nodes that tie a body to its surroundings have the domain :data:`DOMAIN`:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -104,7 +105,9 @@ def _opsets(model: ModelProto, name: str) -> dict[str, int]:
     opsets = {("" if o.domain in STANDARD else o.domain): o.version for o in model.opset_import}
     for domain, version in opsets.items():
         if version < 1 and domain in STANDARD:
-            raise ModelError(f"'{name}' asks for operator set {version}; expected 1 or above, so export it again")
+            raise ModelError(
+                f"'{name}' asks for operator set {version}; expected 1 or above, so export it again"
+            )
     opsets.setdefault("", 1)
     return opsets
 
@@ -114,7 +117,7 @@ class _Flattener:
         self._flat = flat
         self._model = name
         self._folder = folder
-        self._used: set[str] = set()
+        self._used: dict[str, int] = {}
 
     def constants(self, graph: GraphProto, prefix: str) -> dict[str, str]:
         """Take in the initializers of a graph; returns its namespace, local name to flat name."""
@@ -144,13 +147,15 @@ class _Flattener:
 
     def define(self, local: str, flat: str, scope: dict[str, str]) -> None:
         if local in scope:
-            raise ModelError(f"'{self._model}' makes the tensor '{local}' twice; every name must be made once")
+            raise ModelError(
+                f"'{self._model}' makes the tensor '{local}' twice; every name must be made once"
+            )
         scope[local] = flat
 
     def body(
         self,
         graph: GraphProto,
-        scope: dict[str, str],
+        scope: MutableMapping[str, str],
         prefix: str,
         trips: tuple[Trips, ...],
         branches: tuple[Branch, ...],
@@ -185,14 +190,14 @@ class _Flattener:
                 f"'{self._model}' has more than {MAX_NODES} nodes once opened up; split it into parts"
             )
 
-    def _sorted(self, graph: GraphProto, scope: dict[str, str]) -> Iterable[int]:
+    def _sorted(self, graph: GraphProto, scope: MutableMapping[str, str]) -> Iterable[int]:
         """Node indices in topological order, the file's own order where it is one already."""
         prefix = self._prefix_of(scope)
         producer: dict[str, int] = {}
         for index, node in enumerate(graph.node):
             for output in node.output:
                 if output:
-                    if output in producer or output in scope and scope[output] == prefix + output:
+                    if output in producer or (output in scope and scope[output] == prefix + output):
                         raise ModelError(
                             f"'{self._model}' makes the tensor '{output}' twice; every name must be made once"
                         )
@@ -241,7 +246,7 @@ class _Flattener:
             )
         return order
 
-    def _prefix_of(self, scope: dict[str, str]) -> str:
+    def _prefix_of(self, scope: Mapping[str, str]) -> str:
         return scope.get("", "")  # no tensor is named ""
 
     # --- control flow ---------------------------------------------------------------------------
@@ -249,7 +254,7 @@ class _Flattener:
     def _control(
         self,
         node: NodeProto,
-        scope: dict[str, str],
+        scope: MutableMapping[str, str],
         prefix: str,
         trips: tuple[Trips, ...],
         branches: tuple[Branch, ...],
@@ -259,7 +264,9 @@ class _Flattener:
         wanted = ("then_branch", "else_branch") if node.op_type == "If" else ("body",)
         for key in wanted:
             if key not in graphs:
-                raise ModelError(f"node '{name}' ({node.op_type}) of '{self._model}' has no '{key}'; export it again")
+                raise ModelError(
+                    f"node '{name}' ({node.op_type}) of '{self._model}' has no '{key}'; export it again"
+                )
         inputs = [scope[i] if i else "" for i in node.input]
         outputs = [scope[o] if o else "" for o in node.output]
         opener = _Opener(self, node, name, inputs, outputs, scope, trips, branches)
@@ -268,12 +275,8 @@ class _Flattener:
         ](graphs)
 
     def _unique(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._used:
-            count += 1
-            unique = f"{name}_{count}"
-        self._used.add(unique)
-        return unique
+        count = self._used[name] = self._used.get(name, 0) + 1
+        return name if count == 1 else self._unique(f"{name}_{count}")
 
     def error(self, name: str, what: str) -> ModelError:
         return ModelError(f"node '{name}' of '{self._model}' {what}; export the model again")
@@ -293,7 +296,7 @@ class _Opener:
     name: str
     inputs: list[str]
     outputs: list[str]
-    scope: dict[str, str]
+    scope: MutableMapping[str, str]
     trips: tuple[Trips, ...]
     branches: tuple[Branch, ...]
 
@@ -310,7 +313,7 @@ class _Opener:
 
     def loop(self, graphs: Mapping[str, GraphProto]) -> None:
         body = graphs["body"]
-        count, states = (self.inputs + ["", ""])[0], self.inputs[2:]
+        count, states = self.inputs[0] if self.inputs else "", self.inputs[2:]
         prefix = f"{self.name}/body/"
         names = [prefix + value.name for value in body.input]
         if len(names) != len(states) + 2:
@@ -338,7 +341,16 @@ class _Opener:
         trips = (*self.trips, Trips(self.name, "Scan", inputs[n_state], axes[0]))
         if self.to.scan_is_batched:
             trips = (*trips, Trips(self.name, "Scan", inputs[n_state], 0))
-        self._tie("Begin", inputs, names, trips=trips, kind="Scan", states=n_state, axes=axes)
+        self._tie(
+            "Begin",
+            inputs,
+            names,
+            trips=trips,
+            kind="Scan",
+            states=n_state,
+            axes=axes,
+            batched=int(self.to.scan_is_batched),
+        )
         ends = self._body(body, prefix, trips, self.branches)
         self._finish(ends, n_state, inputs[n_state], trips, axis=axes[0], out=ints.get("scan_output_axes"))
 
@@ -347,7 +359,9 @@ class _Opener:
         prefix = f"{self.name}/body/"
         names = [prefix + value.name for value in body.input]
         if len(names) != len(self.inputs):
-            raise self.to.error(self.name, "(SequenceMap) gives its body another number of values than it takes")
+            raise self.to.error(
+                self.name, "(SequenceMap) gives its body another number of values than it takes"
+            )
         trips = (*self.trips, Trips(self.name, "SequenceMap", ""))
         self._tie("Begin", self.inputs, names, trips=trips, kind="SequenceMap")
         ends = self._body(body, prefix, trips, self.branches)
@@ -373,19 +387,23 @@ class _Opener:
                 continue
             stacked = index >= n_state
             at = (out or [])[index - n_state] if stacked and out and index - n_state < len(out) else 0
-            attributes: dict[str, int | list[int]] = {"stacked": int(stacked), "at": at, "batched": int(batched)}
+            attributes: dict[str, int] = {
+                "stacked": int(stacked),
+                "at": at,
+                "batched": int(batched),
+            }
             if axis is not None:
                 attributes["axis"] = axis
             needs_count = bool(count) and (stacked or batched)
-            self._tie("End", [ends[index], count] if needs_count else [ends[index]], [output], **attributes)
+            self._tie(
+                "End", [ends[index], count] if needs_count else [ends[index]], [output], None, **attributes
+            )
 
     def _body(
         self, graph: GraphProto, prefix: str, trips: tuple[Trips, ...], branches: tuple[Branch, ...]
     ) -> list[str]:
         """Append a body's nodes and return the flat names of its outputs."""
-        inner = dict(self.scope)
-        own = self.to.constants(graph, prefix)
-        inner.update(own)
+        inner = ChainMap(self.to.constants(graph, prefix), self.scope)
         inner[""] = prefix
         for value in graph.input:
             inner[value.name] = prefix + value.name
@@ -400,7 +418,6 @@ class _Opener:
         op_type: str,
         inputs: list[str],
         outputs: list[str],
-        *,
         trips: tuple[Trips, ...] | None = None,
         **attributes: int | str | list[int],
     ) -> None:
@@ -435,5 +452,3 @@ def _captured(graph: GraphProto) -> set[str]:
     made = {output for node in graph.node for output in node.output}
     read = {name for node in graph.node for name in _reads(node)} | {value.name for value in graph.output}
     return read - own - made - {""}
-
-

@@ -1,15 +1,15 @@
 """Types of all tensors: one walk over a flat, sorted graph; runs inside the worker process.
 
-Each node is tried in this order: its value, where all its inputs are known small constants (`values`); our own
-shape rule (`rules`: other domains, bodies of loops); ONNX's native inference, which gets the known values with
-the types; what the file declares; the largest that a data-dependent operator can make; for a type that nobody
-knows, the type of its first input. A single pass suffices because every value is known when it is reached,
-unlike whole-graph inference, which has to be repeated whenever a constant subgraph was folded.
+Each node is tried in this order: its value, where all its inputs are known small constants (`values`); our
+own shape rule (`rules`: other domains, bodies of loops); ONNX's native inference, which gets the known
+values with the types; what the file declares; the largest that a data-dependent operator can make; for a
+type that nobody knows, the type of its first input. A single pass suffices because every value is known when
+it is reached, unlike whole-graph inference, which has to be repeated whenever a constant subgraph was folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import (
@@ -25,7 +25,8 @@ from onnx import (
     shape_inference,
 )
 
-from hardsight.ingest.rules import OWN_RULES, largest
+from hardsight.ingest.flatten import DOMAIN
+from hardsight.ingest.rules import OWN_RULES, largest, stacked
 from hardsight.ingest.types import MAX_ELEMENTS, TensorType, elements, resolve
 from hardsight.ingest.values import Array, Unknown, attributes, fold, small_value
 
@@ -38,7 +39,7 @@ class InferError(Exception):
 
 
 def infer(model: ModelProto) -> GraphProto:
-    """Types (``value_info``), small values (``initializer``) and assumptions (``metadata_props``) of a flat model.
+    """Types as ``value_info``, small values as ``initializer``, assumptions as ``metadata_props``.
 
     Raises:
         InferError: a node's inputs do not fit it.
@@ -130,7 +131,9 @@ class _Walk:
     def _as_tensor(self, name: str) -> TensorProto:
         tensor = self._data.get(name)
         if tensor is None:
-            tensor = self._data[name] = numpy_helper.from_array(np.ascontiguousarray(self._values[name]), name)
+            tensor = self._data[name] = numpy_helper.from_array(
+                np.ascontiguousarray(self._values[name]), name
+            )
             if self._values[name].ndim == 0:
                 del tensor.dims[:]  # ascontiguousarray makes a scalar a vector of one
         return tensor
@@ -141,7 +144,7 @@ class _Walk:
         proto = self._types.get(name)
         return None if proto is None else resolve(proto, {})
 
-    def _own(self, node: NodeProto) -> list[TypeProto | None] | None:
+    def _own(self, node: NodeProto) -> Sequence[TypeProto | None] | None:
         rule = OWN_RULES.get(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
         if rule is None:
             return None
@@ -150,7 +153,9 @@ class _Walk:
         try:
             return rule(attributes(node), inputs, values, len(node.output))
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InferError(f"node '{node.name}' ({node.op_type}) does not fit its inputs ({error})") from error
+            raise InferError(
+                f"node '{node.name}' ({node.op_type}) does not fit its inputs ({error})"
+            ) from error
 
     def _schema(self, node: NodeProto) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
@@ -162,7 +167,7 @@ class _Walk:
                 self._schemas[key] = None
         return self._schemas[key]
 
-    def _native(self, node: NodeProto) -> list[TypeProto | None]:
+    def _native(self, node: NodeProto) -> Sequence[TypeProto | None]:
         schema = self._schema(node)
         if schema is None or any(name and name not in self._types for name in node.input):
             return [None] * len(node.output)
@@ -176,10 +181,12 @@ class _Walk:
             if node.domain not in ("", "ai.onnx.ml"):
                 return [None] * len(node.output)
             reason = " ".join(str(error).split()).removeprefix("[ShapeInferenceError] ")
-            raise InferError(f"node '{node.name}' ({node.op_type}) does not fit its inputs: {reason}") from error
+            raise InferError(
+                f"node '{node.name}' ({node.op_type}) does not fit its inputs: {reason}"
+            ) from error
         return [found.get(name) for name in node.output]
 
-    def _complete(self, node: NodeProto, types: list[TypeProto | None]) -> None:
+    def _complete(self, node: NodeProto, types: Sequence[TypeProto | None]) -> None:
         for index, name in enumerate(node.output):
             if not name:
                 continue
@@ -204,10 +211,17 @@ class _Walk:
         """The largest a data-dependent output can be, or the first input's type for an unknown operator."""
         inputs = [self._resolved(name) for name in node.input]
         label = f"'{node.output[index]}' ({node.op_type})"
-        guess = largest(node.op_type, attributes(node), inputs, index) if not node.domain else None
+        attrs = attributes(node)
+        guess = largest(node.op_type, attrs, inputs, index) if not node.domain else None
         if guess is not None:
-            self._assumptions.append(f"the size of {label} depends on the data, taken as the largest possible")
-        elif self._schema(node) is None and node.domain != "hardsight" and inputs and inputs[0] is not None:
+            self._assumptions.append(
+                f"the size of {label} depends on the data, taken as the largest possible"
+            )
+        elif node.domain == DOMAIN:
+            if node.op_type == "End" and inputs[0] is not None and attrs.get("stacked"):
+                # A loop of unknown length is taken to run once; lowering says so.
+                guess = TensorType(inputs[0].elem_type, stacked(inputs[0].shape, attrs["at"], 1))
+        elif self._schema(node) is None and inputs and inputs[0] is not None:
             guess = inputs[0]
             self._assumptions.append(f"the shape of {label} is unknown, taken as that of its first input")
         if guess is None:

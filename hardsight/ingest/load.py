@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from hardsight.errors import ModelError
@@ -42,7 +42,9 @@ def load(source: Source, name: str | None = None) -> Loaded:
         try:
             data = source.SerializeToString()
         except (EncodeError, ValueError) as error:
-            raise ModelError(f"the model cannot be serialised ({error}); keep weights as external data") from error
+            raise ModelError(
+                f"the model cannot be serialised ({error}); keep weights as external data"
+            ) from error
         label = name or source.graph.name or "model"
         return Loaded(_parse(data, label), label, None)
     if isinstance(source, (bytes, bytearray, memoryview)):

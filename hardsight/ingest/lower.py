@@ -1,9 +1,9 @@
 """From flat nodes with known types to operators with costs.
 
-What runtimes do before the first inference is done here as well, because it is not paid for later: an operator on
-constants only becomes a constant, the shape of a tensor is a constant, Identity, Dropout and casts to the same
-type vanish. A tensor between a quantizer and its neighbour is held in the narrow type by runtimes with
-integer kernels, so it is priced like that, and a quantizer that changes no width moves nothing.
+What runtimes do before the first inference is done here as well, because it is not paid for later: an
+operator on constants only becomes a constant, the shape of a tensor is a constant, Identity, Dropout and
+casts to the same type vanish. A tensor between a quantizer and its neighbour is held in the narrow type by
+runtimes with integer kernels, so it is priced like that, and a quantizer that changes no width moves nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hardsight.graph import Attribute, Operator, OperatorGraph, TensorSpec
 from hardsight.ingest import costs
 from hardsight.ingest.bits import BITS, NAMES, STRING_BITS, size_bytes
 from hardsight.ingest.flatten import DOMAIN, Branch, FlatGraph, FlatNode, Trips
+from hardsight.ingest.rules import ENDLESS
 from hardsight.ingest.types import Shape, TensorType, elements
 from hardsight.ingest.values import Array, attributes
 
@@ -33,19 +34,18 @@ _FAKE_QUANTIZERS: Final = frozenset(
     for domain in costs.QONNX_DOMAINS
     for op in ("Quant", "IntQuant", "BipolarQuant", "FloatQuant", "Trunc")
 )
+_REQUANTIZERS: Final = _QUANTIZERS | _DEQUANTIZERS | _FAKE_QUANTIZERS
 _KEEP_WIDTH: Final = frozenset(
     {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Gather", "Split"}
 )
 """On constants these move values only, so a folded weight stays as narrow as it was."""
 _FOLDABLE_DOMAINS: Final = ("", "com.microsoft", *(d.rstrip(".") for d in costs.QONNX_DOMAINS))
 _LONGEST_ATTRIBUTE: Final = 64
-_ENDLESS: Final = 2**31
-"""A Loop with this many trips or more means "until the condition fails"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor. ``bits`` is the width it is held in; constants have a key and a size, activations a source."""
+    """A tensor held in ``bits`` per element; constants have a key and a size, activations a source."""
 
     shape: Shape
     elem_type: int
@@ -61,10 +61,9 @@ class Value:
 
 @dataclass(slots=True)
 class _Draft:
-    """An operator, and the branches it sits in until they are decided."""
+    """An operator, whether the branch it sits in is the one priced, and the constants it reads."""
 
     operator: Operator
-    branches: tuple[Branch, ...]
     constants: tuple[Value, ...]
     kept: bool = True
 
@@ -106,6 +105,9 @@ class _Lowering:
         self._impossible: set[Branch] = set()
         self._widths: dict[str, int] = {}
         self._used_names: dict[str, int] = {}
+        self._by_branch: dict[Branch, list[int]] = {}
+        self._read: set[str] = set()
+        self._ends = {value.name for value in flat.outputs}
 
     def run(self) -> OperatorGraph:
         flat = self._flat
@@ -126,7 +128,7 @@ class _Lowering:
                 if not node.branches:
                     raise ModelError(
                         f"the shape of {missing} in '{self._name}' cannot be computed; "
-                        "bind dynamic dimensions with --shape, or export the model with the constants it needs"
+                        "it depends on values that are not in the file; export the model with fixed sizes"
                     ) from None
                 self._impossible.add(node.branches[-1])
         outputs, edges = self._outputs()
@@ -152,7 +154,8 @@ class _Lowering:
         bits = BITS.get(elem_type)
         if bits is None:
             raise ModelError(
-                f"tensor '{name}' of '{self._name}' has the unknown element type {elem_type}; export the model again"
+                f"tensor '{name}' of '{self._name}' has the unknown element type {elem_type}; "
+                "export the model again"
             )
         if elem_type == TensorProto.STRING:
             self._assume(f"strings are taken as {STRING_BITS // 8} bytes each")
@@ -186,6 +189,7 @@ class _Lowering:
                 elif passes and proto.output:
                     bits = width(proto.output[0])
                 widths.setdefault(name, set()).add(bits)
+        self._read = set(widths)
         for name in widths:
             bits = width(name)
             if bits:
@@ -198,7 +202,7 @@ class _Lowering:
         return float(value.reshape(-1)[0]) if value is not None and value.size else None
 
     def _fake_bits(self, node: FlatNode) -> int | None:
-        """Width that a QONNX quantizer gives: an input, 1 for BipolarQuant, sign + exponent + mantissa for floats."""
+        """Width that a QONNX quantizer gives; of a float, sign + exponent + mantissa."""
         op, inputs = node.proto.op_type, node.proto.input
         if op == "BipolarQuant":
             return 1
@@ -250,7 +254,7 @@ class _Lowering:
             return target is not None and target.elem_type == inputs[0].elem_type
         if op_type == "Dropout":
             training = len(inputs) > 2 and inputs[2] is not None and self._number(node.proto.input[2]) != 0
-            return not training and len([o for o in node.proto.output if o]) == 1
+            return not training and not any(mask in self._read for mask in node.proto.output[1:])
         return False
 
     def _fold(self, node: FlatNode, op_type: str, inputs: Sequence[Value | None]) -> bool:
@@ -260,9 +264,11 @@ class _Lowering:
         constant = (
             op_type == "Constant"
             or op_type in ("Shape", "Size")
-            or (bool(given) and all(value.constant for value in given))
-            and op_type not in _RANDOM
-            and proto.domain in _FOLDABLE_DOMAINS
+            or (
+                (bool(given) and all(value.constant for value in given))
+                and op_type not in _RANDOM
+                and proto.domain in _FOLDABLE_DOMAINS
+            )
         )
         if not constant and not (proto.output and all(o in self._folded for o in proto.output if o)):
             return False
@@ -290,16 +296,17 @@ class _Lowering:
         attrs = attributes(node.proto)
         if op_type == DOMAIN + ".Begin":
             op_type, attrs = attrs["kind"], {k: v for k, v in attrs.items() if k == "axes"}
-        names = [name for name in node.proto.output if name]
+        # An output that nobody reads and nobody knows the shape of is not worth a refusal.
+        names = [name for name in node.proto.output if name in self._read or name in self._types]
         outputs = [self._made(name, op_type, node, inputs) for name in names]
-        call = costs.Call(
-            attrs, [None if v is None else v.shape for v in inputs], tuple(value.shape for value in outputs)
-        )
+        shapes = tuple(value.shape for value in outputs)
+        call = costs.Call(attrs, [None if v is None else v.shape for v in inputs], shapes)
         try:
             macs = costs.macs(op_type, call)
         except ValueError as error:
             raise ModelError(
-                f"node '{node.name}' ({op_type}) of '{self._name}' does not fit its inputs: {error}; export it again"
+                f"node '{node.name}' ({op_type}) of '{self._name}' does not fit its inputs: {error}; "
+                "export it again"
             ) from error
         activations = [value for value in inputs if value is not None and not value.constant]
         constants = [value for value in inputs if value is not None and value.constant]
@@ -308,7 +315,7 @@ class _Lowering:
             op_type=op_type,
             inputs=tuple(value.source for value in activations),
             input_shapes=tuple(value.shape for value in activations),
-            output_shapes=call.outputs,
+            output_shapes=shapes,
             weight_shapes=tuple(value.shape for value in constants),
             attributes=_kept(attrs, inputs),
             input_bits=_widest(activations, 32),
@@ -320,7 +327,9 @@ class _Lowering:
             **_bytes(op_type, inputs, outputs),
         )
         index = len(self._drafts)
-        self._drafts.append(_Draft(operator, node.branches, tuple(constants)))
+        self._drafts.append(_Draft(operator, tuple(constants)))
+        for branch in node.branches:
+            self._by_branch.setdefault(branch, []).append(index)
         for slot, (name, value) in enumerate(zip(names, outputs, strict=True)):
             self._values[name] = replace(value, source=(index, slot))
 
@@ -330,16 +339,16 @@ class _Lowering:
         first = inputs[0] if inputs else None
         if op_type in _FAKE_QUANTIZERS:
             bits = self._fake_bits(node) or bits
-        elif op_type in _DEQUANTIZERS and first is not None and not self._is_output(name):
-            bits = first.bits
-        elif op_type in costs.VIEWS and first is not None and first.elem_type == found.elem_type and node.proto.domain == "":
+        elif (op_type in _DEQUANTIZERS and first is not None and name not in self._ends) or (
+            op_type in costs.VIEWS
+            and first is not None
+            and first.elem_type == found.elem_type
+            and node.proto.domain == ""
+        ):
             bits = first.bits
         else:
             bits = self._widths.get(name, bits)
         return Value(found.shape, found.elem_type, bits)
-
-    def _is_output(self, name: str) -> bool:
-        return any(value.name == name for value in self._flat.outputs)
 
     def _unique(self, name: str) -> str:
         count = self._used_names.get(name, 0) + 1
@@ -353,8 +362,10 @@ class _Lowering:
                 total *= self._values[trip.tensor].shape[trip.axis]
                 continue
             number = self._number(trip.tensor) if trip.tensor else None
-            if number is None or number >= _ENDLESS:
-                self._assume(f"how often '{trip.owner}' ({trip.kind}) runs depends on the data, taken as once")
+            if number is None or number >= ENDLESS:
+                self._assume(
+                    f"how often '{trip.owner}' ({trip.kind}) runs depends on the data, taken as once"
+                )
             else:
                 total *= max(int(number), 0)
         return total
@@ -382,9 +393,8 @@ class _Lowering:
             side = max(possible, key=lambda s: (self._branch_cost((owner, s)), -s))
             branch = ("then", "else")[side]
             self._assume(f"'{owner}' (If) is priced by its costlier branch, the {branch} branch")
-        for draft in self._drafts:
-            if (owner, 1 - side) in draft.branches:
-                draft.kept = False
+        for index in self._by_branch.get((owner, 1 - side), ()):
+            self._drafts[index].kept = False
         self._decided[owner] = side
         return side
 
@@ -392,8 +402,8 @@ class _Lowering:
         """MACs and bytes alike count as one unit: enough to tell the heavier branch."""
         return sum(
             (draft.operator.macs + draft.operator.bytes + 1) * draft.operator.repeats
-            for draft in self._drafts
-            if draft.kept and branch in draft.branches
+            for draft in map(self._drafts.__getitem__, self._by_branch.get(branch, ()))
+            if draft.kept
         )
 
     # --- the end --------------------------------------------------------------------------------
@@ -404,7 +414,9 @@ class _Lowering:
         for output in self._flat.outputs:
             value = self._values.get(output.name)
             if value is None:
-                raise ModelError(f"output '{output.name}' of '{self._name}' lies in a branch that its shapes rule out")
+                raise ModelError(
+                    f"output '{output.name}' of '{self._name}' lies in a branch that its shapes rule out"
+                )
             if value.constant:
                 value = self._constant_output(output.name, value)
             bits = BITS[value.elem_type]
@@ -427,7 +439,7 @@ class _Lowering:
             bytes_out=value.nbytes,
             bytes_weights=value.nbytes,
         )
-        self._drafts.append(_Draft(operator, (), (value,)))
+        self._drafts.append(_Draft(operator, (value,)))
         return replace(value, constant="", source=(len(self._drafts) - 1, 0))
 
     def _finish(
@@ -480,9 +492,8 @@ def _bytes(op_type: str, inputs: Sequence[Value | None], outputs: Sequence[Value
     if op_type in costs.VIEWS:
         return moved
     first = inputs[0] if inputs else None
-    if op_type in _QUANTIZERS | _DEQUANTIZERS | _FAKE_QUANTIZERS and first is not None and outputs:
-        if first.bits == outputs[0].bits:  # fused into its neighbour, which holds the tensor like that
-            return moved
+    if op_type in _REQUANTIZERS and first is not None and outputs and first.bits == outputs[0].bits:
+        return moved  # fused into its neighbour, which holds the tensor like that
     written = sum(value.held_bytes for value in outputs)
     for index, value in enumerate(inputs):
         if value is None:

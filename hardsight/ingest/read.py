@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, ValueInfoProto, defs
 
 from hardsight.errors import ModelError
 from hardsight.graph import OperatorGraph
 from hardsight.ingest.bind import bind
+from hardsight.ingest.check import RULES as CHECKED
+from hardsight.ingest.check import consistent
 from hardsight.ingest.client import WORKER, WorkerCrash, WorkerRefusal
 from hardsight.ingest.flatten import DOMAIN, FlatGraph, flatten
 from hardsight.ingest.infer import OPTIONAL
 from hardsight.ingest.load import Source, load
 from hardsight.ingest.lower import lower
-from hardsight.ingest.types import TensorType, loose, resolve
+from hardsight.ingest.types import MAX_ELEMENTS, Shape, TensorType, elements, loose, resolve
 from hardsight.ingest.values import Array, attributes, small_value
 from hardsight.ingest.worker import INFER, INLINE
 
@@ -72,26 +74,40 @@ def _inlined(model: ModelProto, name: str) -> ModelProto:
     """The model without local functions."""
     data = _ask(INLINE, model.SerializeToString(), name)
     try:
-        return ModelProto.FromString(data)
+        inlined = ModelProto()
+        inlined.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(f"the functions of '{name}' cannot be inlined ({error}); export it again") from error
+    return inlined
 
 
 def _declared(flat: FlatGraph, symbols: Mapping[str, int]) -> dict[str, TensorType] | None:
-    """Types from the file alone, or None where one is missing or only inference can know it."""
+    """Types from the file alone, or None where one is missing, wrong, or only inference can know it."""
     stated: dict[str, ValueInfoProto] = {**flat.declared, **{v.name: v for v in flat.outputs}}
     types: dict[str, TensorType] = {}
+    shapes: dict[str, Shape] = {name: tuple(tensor.dims) for name, tensor in flat.constants.items()}
+    for value in flat.inputs:
+        if (found := resolve(value.type, symbols)) is not None:
+            shapes[value.name] = found.shape
     for node in flat.nodes:
         if node.proto.domain == DOMAIN and node.proto.op_type in _VALUES_NEEDED:
             return None  # trip counts and conditions may have to be computed
         for output in node.proto.output:
             if not output:
                 continue
-            value = stated.get(output)
-            found = resolve(value.type, symbols) if value is not None else None
-            if found is None:
+            declared = stated.get(output)
+            found = resolve(declared.type, symbols) if declared is not None else None
+            if found is None or elements(found.shape) > MAX_ELEMENTS:
                 return None
             types[output] = found
+            shapes[output] = found.shape
+        if node.proto.op_type in CHECKED and not node.proto.domain:
+            inputs = [shapes.get(name) for name in node.proto.input if name]
+            known = [shape for shape in inputs if shape is not None]
+            if len(known) == len(inputs) and known and node.proto.output:
+                attrs = attributes(node.proto)
+                if not consistent(node.proto.op_type, attrs, known, shapes[node.proto.output[0]]):
+                    return None
     return types
 
 
@@ -104,7 +120,11 @@ def _constants(flat: FlatGraph) -> dict[str, Array]:
     for node in flat.nodes:
         if node.proto.op_type == "Constant" and not node.proto.domain:
             held = attributes(node.proto).get("value")
-            if held is not None and all(d == 1 for d in held.dims) and (value := small_value(held)) is not None:
+            if (
+                held is not None
+                and all(d == 1 for d in held.dims)
+                and (value := small_value(held)) is not None
+            ):
                 values[node.proto.output[0]] = value
     return values
 
@@ -130,9 +150,8 @@ def _inferred(flat: FlatGraph, name: str) -> tuple[dict[str, TensorType], dict[s
     types = {v.name: found for v in answer.value_info if (found := loose(v.type)) is not None}
     values = _constants(flat)
     for tensor in answer.initializer:
-        value = small_value(tensor)
-        if value is not None:
-            values[tensor.name] = value
+        if (number := small_value(tensor)) is not None:
+            values[tensor.name] = number
     return types, values
 
 

@@ -1,7 +1,7 @@
 """Output shapes of operators that ONNX's own inference does not know.
 
-One literal table from type to rule. A rule gets the attributes, the input types, the input values where known, and
-how many outputs there are; it answers a type per output, or None for one that it cannot tell.
+One literal table from type to rule. A rule gets the attributes, the input types, the input values where
+known, and how many outputs there are; it answers a type per output, or None for one that it cannot tell.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from hardsight.ingest.values import Array
 Attributes = Mapping[str, Any]
 Types = Sequence[TypeProto | None]
 Values = Sequence[Array | None]
-Answer = list[TypeProto | None]
+Answer = Sequence[TypeProto | None]
 Rule = Callable[[Attributes, Types, Values, int], Answer]
 
 MICROSOFT: Final = "com.microsoft."
 INTERNAL: Final = "hardsight."
+ENDLESS: Final = 2**31
+"""A Loop of this many trips or more means "until the condition fails"."""
 
 
 def _get(types: Types, index: int) -> TensorType | None:
@@ -189,7 +191,7 @@ def _qgemm(attrs: Attributes, types: Types, values: Values, outputs: int) -> Ans
 
 
 def _attention(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answer:
-    """com.microsoft Attention and QAttention: (batch, sequence, hidden) to (batch, sequence, value hidden)."""
+    """com.microsoft Attention and QAttention keep (batch, length) and give the hidden size of the values."""
     x, w = _get(types, 0), _get(types, 1)
     if x is None:
         return [None] * outputs
@@ -268,12 +270,42 @@ def _gather_block_quantized(attrs: Attributes, types: Types, values: Values, out
     return _pad(_tensor(scales.elem_type, (*rest[:axis], *indices.shape, *rest[axis + 1 :])), outputs)
 
 
+# --- sequences: priced by their largest element ---------------------------------------------------
+
+
+def _sequence(proto: TypeProto) -> TypeProto:
+    wrapped = TypeProto()
+    wrapped.sequence_type.elem_type.CopyFrom(proto)
+    return wrapped
+
+
+def _sequence_of(*parts: int) -> Rule:
+    """A sequence of the largest among some inputs, which are tensors or sequences themselves."""
+
+    def rule(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answer:
+        found = [_get(types, i) for i in (parts or range(len(types)))]
+        known = [t for t in found if t is not None]
+        if not known:
+            return [types[0]] if types and _is_sequence(types[0]) else [None]
+        largest_part = max(known, key=lambda t: elements(t.shape))
+        return [_sequence(_tensor(largest_part.elem_type, largest_part.shape))]
+
+    return rule
+
+
+def _is_sequence(proto: TypeProto | None) -> bool:
+    return proto is not None and proto.WhichOneof("value") == "sequence_type"
+
+
 # --- bodies of loops ----------------------------------------------------------------------------
 
 
 def _count(values: Values, index: int) -> int | None:
     value = values[index] if index < len(values) else None
-    return None if value is None or value.size != 1 else max(int(value.reshape(-1)[0]), 0)
+    if value is None or value.size != 1:
+        return None
+    count = int(value.reshape(-1)[0])
+    return max(count, 0) if count < ENDLESS else None
 
 
 def _begin(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answer:
@@ -281,21 +313,23 @@ def _begin(attrs: Attributes, types: Types, values: Values, outputs: int) -> Ans
         return [_tensor(TensorProto.INT64, ()), _tensor(TensorProto.BOOL, ()), *types][:outputs]
     if attrs["kind"] == "SequenceMap":
         return [_element(proto) for proto in types]
-    states, axes = attrs["states"], attrs["axes"]
-    out: Answer = list(types[:states])
-    for axis, proto in zip(axes, types[states:], strict=True):
-        source = None if proto is None else resolve(proto, {})
-        if source is None:
-            out.append(None)
-            continue
-        shape = list(source.shape)
-        del shape[axis]
-        out.append(_tensor(source.elem_type, shape))
-    return out
+    batch = (0,) if attrs["batched"] else ()
+    removed = [batch] * attrs["states"] + [(*batch, axis) for axis in attrs["axes"]]
+    return [
+        None if proto is None else _without(proto, axes) for proto, axes in zip(types, removed, strict=True)
+    ]
+
+
+def _without(proto: TypeProto, axes: Sequence[int]) -> TypeProto | None:
+    source = resolve(proto, {})
+    if source is None:
+        return None
+    gone = {axis % len(source.shape) for axis in axes}
+    return _tensor(source.elem_type, [d for i, d in enumerate(source.shape) if i not in gone])
 
 
 def _element(proto: TypeProto | None) -> TypeProto | None:
-    if proto is not None and proto.WhichOneof("value") == "sequence_type":
+    if proto is not None and _is_sequence(proto):
         inner = TypeProto()
         inner.CopyFrom(proto.sequence_type.elem_type)
         return inner
@@ -307,25 +341,27 @@ def _end(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answe
     if attrs.get("sequence"):
         if proto is None:
             return [None]
-        wrapped = TypeProto()
-        wrapped.sequence_type.elem_type.CopyFrom(proto)
-        return [wrapped]
-    if not attrs["stacked"]:
-        return [proto]
+        return [_sequence(proto)]
     source = None if proto is None else resolve(proto, {})
-    if source is None:
-        return [None]
+    if source is None or not (attrs["stacked"] or attrs["batched"]):
+        return [proto]
     if "axis" in attrs:  # Scan: as long as what it scans
         scanned = _get(types, 1)
         if scanned is None:
             return [None]
+        if attrs["batched"]:
+            outer = scanned.shape[:2] if attrs["stacked"] else scanned.shape[:1]
+            return [_tensor(source.elem_type, (*outer, *source.shape))]
         count: int | None = scanned.shape[attrs["axis"]]
     else:
         count = _count(values, 1)
-    shape = list(source.shape)
-    at = attrs["at"] if attrs["at"] >= 0 else attrs["at"] + len(shape) + 1
-    shape.insert(at, 1 if count is None else count)
-    return [_tensor(source.elem_type, shape)]
+    return [None if count is None else _tensor(source.elem_type, stacked(source.shape, attrs["at"], count))]
+
+
+def stacked(shape: Shape, at: int, count: int) -> Shape:
+    """``count`` tensors of ``shape`` put together along a new axis ``at``."""
+    at = at if at >= 0 else at + len(shape) + 1
+    return (*shape[:at], count, *shape[at:])
 
 
 def _select(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answer:
@@ -353,15 +389,17 @@ OWN_RULES: Final[dict[str, Rule]] = {
     **{
         MICROSOFT + op: _like(0)
         for op in (
-            "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax",
-            "BiasDropout", "BiasSoftmax", "GroupNorm", "SkipGroupNorm", "Inverse", "RotaryEmbedding",
-            "NhwcMaxPool_", "Silu", "BiasAdd", "BiasSplitGelu_",
+            "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "QLinearLeakyRelu", "QLinearSigmoid",
+            "QLinearSoftmax", "BiasDropout", "BiasSoftmax", "GroupNorm", "SkipGroupNorm",
+            "Inverse", "RotaryEmbedding", "Silu", "BiasAdd",
         )
     },
     **{
         MICROSOFT + op: _first_only(_like(0))
         for op in ("LayerNormalization", "SimplifiedLayerNormalization")
     },
+    "SequenceConstruct": _sequence_of(),
+    "SequenceInsert": _sequence_of(0, 1),
     "SimplifiedLayerNormalization": _first_only(_like(0)),
     MICROSOFT + "SkipLayerNormalization": _skip_normalization,
     MICROSOFT + "SkipSimplifiedLayerNormalization": _skip_normalization,
@@ -424,6 +462,8 @@ def largest(
         return TensorType(int64, (elements(scores.shape), 3))
     if op_type == "TopK":
         return x if index == 0 else TensorType(int64, x.shape)
-    if op_type in ("Slice", "TfIdfVectorizer", "StringNormalizer"):
+    if op_type in ("Slice", "StringNormalizer") or op_type.startswith("Reduce"):
         return x
+    if op_type == "Dropout" and index == 1:
+        return TensorType(int(TensorProto.BOOL), x.shape)
     return None

@@ -24,7 +24,7 @@ class TensorType:
 
 
 def holder(proto: TypeProto) -> tuple[str, TypeProto.Tensor | TypeProto.SparseTensor | None]:
-    """The tensor type inside a type, and what wraps it: tensor, sparse tensor, sequence, optional, map or nothing."""
+    """What wraps the tensor type inside a type ("tensor": nothing), and the tensor type if any."""
     kind = "tensor"
     for _ in range(100):
         which = proto.WhichOneof("value")
@@ -63,7 +63,7 @@ def resolve(proto: TypeProto, symbols: Mapping[str, int]) -> TensorType | None:
 
 
 def loose(proto: TypeProto) -> TensorType | None:
-    """Like :func:`resolve`, but what wraps a tensor of open shape passes as one scalar: its length is data."""
+    """Like :func:`resolve`, but a sequence or optional of tensors of open shape passes as one scalar."""
     found = resolve(proto, {})
     if found is not None:
         return found

@@ -73,7 +73,11 @@ def small_value(tensor: TensorProto) -> Array | None:
         if dim < 0:
             return None
         count *= dim
-    if count > LIMIT or tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
+    if (
+        count > LIMIT
+        or tensor.data_location == TensorProto.EXTERNAL
+        or tensor.data_type == TensorProto.STRING
+    ):
         return None
     if count and not _has_data(tensor):
         return None
@@ -156,7 +160,9 @@ def _reduce(function: Callable[..., Any]) -> Rule:
         if not axes and attrs.get("noop_with_empty_axes"):
             return [data]
         keep = bool(attrs.get("keepdims", 1))
-        return [np.asarray(function(data, axis=tuple(axes) if axes else None, keepdims=keep)).astype(data.dtype)]
+        return [
+            np.asarray(function(data, axis=tuple(axes) if axes else None, keepdims=keep)).astype(data.dtype)
+        ]
 
     return rule
 

@@ -1,33 +1,34 @@
 """The process that native ONNX code runs in: ``python -m hardsight.ingest.worker``.
 
-Some malformed models crash native shape inference or the inliner. Here a crash takes only this process down, and
-its memory is limited. Requests come on standard input and answers go to standard output, both as a one-byte tag,
-a length of eight bytes and that many bytes. The end of the input, also by the death of the parent, ends the process.
+Some malformed models crash native shape inference or the inliner. Here a crash takes only this process
+down, and its memory is limited. Requests come on standard input and answers go to standard output, both as
+a one-byte tag, a length of eight bytes and that many bytes. The end of the input, also by the death of the
+parent, ends the process.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import sys
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 HEADER: Final = struct.Struct("<cQ")
 INLINE: Final = b"f"
 INFER: Final = b"i"
+READY: Final = b"?"
 OK: Final = b"o"
 REFUSED: Final = b"r"
 MEMORY_LIMIT_BYTES: Final = 4 << 30
 
 
-def send(stream: BinaryIO, tag: bytes, payload: bytes) -> None:
+def send(stream: IO[bytes], tag: bytes, payload: bytes) -> None:
     """Write one message."""
     stream.write(HEADER.pack(tag, len(payload)))
     stream.write(payload)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[bytes, bytes] | None:
+def receive(stream: IO[bytes]) -> tuple[bytes, bytes] | None:
     """Read one message; None at the end of the stream."""
     head = stream.read(HEADER.size)
     if len(head) < HEADER.size:
@@ -43,13 +44,14 @@ def answer(tag: bytes, payload: bytes) -> bytes:
 
     from hardsight.ingest.infer import infer
 
+    if tag == READY:
+        return b""
     model = ModelProto.FromString(payload)
-    if tag == INLINE:
-        return inliner.inline_local_functions(model).SerializeToString()
-    return infer(model).SerializeToString()
+    result = inliner.inline_local_functions(model) if tag == INLINE else infer(model)
+    return bytes(result.SerializeToString())
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     """Answer until the requests end."""
     while (message := receive(requests)) is not None:
         try:
@@ -76,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from hardsight.candidate import Candidate
-from hardsight.errors import HardsightError
+from hardsight.errors import HardsightError, StorageError
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,8 @@ class Evaluation:
         seed: that it started from.
         epochs: it was trained for.
         duration_s: it took.
-        weights: trained tensors by name, as `AccuracyEvaluator.save` keeps them; empty where nothing was trained.
+        weights: trained tensors by name, as `save` keeps them; empty where nothing was
+            trained.
     """
 
     candidate: Candidate
@@ -44,7 +45,12 @@ class Evaluation:
     weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def save(self, path: Path) -> None:
-        """Write the weights as safetensors with the rest as its metadata, whole or not at all."""
+        """Write the weights as safetensors with the rest as its metadata, whole or not at all.
+
+        Raises:
+            StorageError: disk full or no permission.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         metadata = {
@@ -55,17 +61,28 @@ class Evaluation:
             "duration_s": repr(self.duration_s),
         }
         temporary = path.with_suffix(".part")
-        save_file(dict(self.weights), temporary, metadata=metadata)
-        temporary.replace(path)
+        try:
+            save_file(dict(self.weights), temporary, metadata=metadata)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(f"cannot write weights to {path}: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Read what `save` wrote."""
-        from safetensors import safe_open
+        """Read what `save` wrote.
 
-        with safe_open(path, framework="numpy") as held:
-            metadata = held.metadata()
-            weights = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118 - no mapping
+        Raises:
+            StorageError: a file that is missing or torn.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as held:
+                metadata = held.metadata()
+                weights = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot read weights from {path}: {error}; delete the file") from error
         return cls(
             Candidate.from_json(metadata["candidate"]),
             float(metadata["accuracy"]),

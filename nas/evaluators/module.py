@@ -27,10 +27,10 @@ Array = npt.NDArray[Any]
 class NetworkModule(nn.Module):
     """Trains what `hardsight.nas.export.network_to_onnx` writes.
 
-    Weights of int8 layers have 8 bits and one scale per output channel; activations have 8 bits and one learned
-    scale per tensor, initialised from the largest values seen (Jacob et al., CVPR 2018, with Brevitas'
-    straight-through estimators). Until ``quantizing`` is set, everything runs in float: most of the training is
-    done at that speed.
+    Weights of int8 layers have 8 bits and one scale per output channel; activations have 8 bits and one
+    learned scale per tensor, initialised from the largest values seen (Jacob et al., CVPR 2018, with
+    Brevitas' straight-through estimators). Until ``quantizing`` is set, everything runs in float: most of
+    the training is done at that speed.
 
     Args:
         network: what to build.
@@ -68,7 +68,7 @@ class NetworkModule(nn.Module):
             return inputs[0] + inputs[1]
         if layer.kind == "pool":
             return inputs[0].mean(dim=(2, 3))
-        operator = self.layers[layer.name]
+        operator: Any = self.layers[layer.name]
         x = inputs[0]
         if layer.precision == "int8" and self.quantizing:
             y = operator(x)
@@ -97,7 +97,7 @@ def _weighted(layer: Layer, in_channels: int) -> nn.Module:
         return _typed(
             qnn.QuantLinear(in_channels, layer.channels, bias=True, weight_quant=Int8WeightPerChannelFloat)
         )
-    arguments = {
+    arguments: dict[str, Any] = {
         "kernel_size": layer.kernel,
         "stride": layer.stride,
         "padding": (layer.kernel - 1) // 2,
@@ -120,21 +120,22 @@ def _typed(module: Any) -> nn.Module:
 def initializer_values(module: NetworkModule) -> dict[str, Array]:
     """Data for every initializer of the ONNX file, from a module trained with ``quantizing`` set.
 
-    Batch normalisation is folded exactly: it multiplies an output channel by ``f`` and shifts it, so the integer
-    weights stay as they were trained (negated where ``f < 0``) and only their scale becomes ``|f|`` times as large.
-    What is rounded anew is the bias, to int32 in steps of input scale × weight scale.
+    Batch normalisation is folded exactly: it multiplies an output channel by ``f`` and shifts it, so the
+    integer weights stay as they were trained (negated where ``f < 0``) and only their scale becomes ``|f|``
+    times as large. What is rounded anew is the bias, to int32 in steps of input scale × weight scale.
     """
     module.eval()
     values: dict[str, Array] = {}
     scales: dict[str, float] = {}
     for name in module.network.quantized:
-        scales[name] = max(float(module.quantizers[name].act_quant.scale()), _LEAST_SCALE)
-        values[f"{name}.scale"] = np.float32(scales[name]).reshape(())
-        values[f"{name}.zero_point"] = np.uint8(0 if name in module.network.non_negative else 128).reshape(())
+        quantizer: Any = module.quantizers[name]
+        scales[name] = max(float(quantizer.act_quant.scale()), _LEAST_SCALE)
+        values[f"{name}.scale"] = np.array(scales[name], np.float32)
+        values[f"{name}.zero_point"] = np.array(0 if name in module.network.non_negative else 128, np.uint8)
     for layer in module.network.layers:
         if not layer.has_weights:
             continue
-        operator = module.layers[layer.name]
+        operator: Any = module.layers[layer.name]
         factor, shift = _affine(module, layer)
         if layer.precision == "fp32":
             weight = operator.weight.double().numpy() * _per_channel(factor, operator.weight.ndim)
@@ -148,9 +149,10 @@ def initializer_values(module: NetworkModule) -> dict[str, Array]:
 def _affine(module: NetworkModule, layer: Layer) -> tuple[Array, Array]:
     """What follows the product with the weights, per output channel: ``factor * y + shift``, in float64."""
     if layer.kind == "linear":
-        bias = module.layers[layer.name].bias.double().numpy()
+        linear: Any = module.layers[layer.name]
+        bias = linear.bias.double().numpy()
         return np.ones_like(bias), bias
-    norm = module.norms[layer.name]
+    norm: Any = module.norms[layer.name]
     gamma, beta, mean, var = (
         t.double().numpy() for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
@@ -158,9 +160,7 @@ def _affine(module: NetworkModule, layer: Layer) -> tuple[Array, Array]:
     return factor, beta - mean * factor
 
 
-def _integers(
-    name: str, operator: nn.Module, factor: Array, shift: Array, input_scale: float
-) -> dict[str, Array]:
+def _integers(name: str, operator: Any, factor: Array, shift: Array, input_scale: float) -> dict[str, Array]:
     quantized = operator.quant_weight()
     integers = quantized.int(float_datatype=False).numpy().astype(np.float64)
     trained = quantized.scale.double().numpy().reshape(-1)

@@ -29,14 +29,15 @@ _EVALUATION_BATCH = 512
 class QatEvaluator(AccuracyEvaluator):
     """Quantization-aware training: float first, then with 8-bit weights and activations in the loop.
 
-    AdamW under a one-cycle learning rate (Smith and Topin, "Super-convergence", 2018). The last ``quantized_share``
-    of the steps simulate the integer arithmetic; a candidate without int8 layers is trained in float throughout.
+    AdamW under a one-cycle learning rate (Smith and Topin, "Super-convergence", 2018). The last
+    ``quantized_share`` of the steps simulate the integer arithmetic; a candidate without int8 layers is
+    trained in float throughout.
 
     Args:
         space: whose candidates are trained.
         data: with its split; only train and validation are used by `evaluate`.
         epochs: passes over the training part.
-        batch: samples per step.
+        batch: samples per step; by default 64, less of a small data set so that an epoch has 16 steps.
         learning_rate: peak of the cycle.
         weight_decay: of AdamW.
         label_smoothing: keeps logits, and so activation ranges, small.
@@ -52,7 +53,7 @@ class QatEvaluator(AccuracyEvaluator):
         data: ImageData,
         epochs: int = 12,
         *,
-        batch: int = 64,
+        batch: int | None = None,
         learning_rate: float = 1e-2,
         weight_decay: float = 1e-2,
         label_smoothing: float = 0.05,
@@ -121,11 +122,13 @@ class QatEvaluator(AccuracyEvaluator):
 
     def _train(self, candidate: Candidate, seed: int, epochs: int) -> NetworkModule:
         network = self.space.network(candidate)
-        n_batches = math.ceil(len(self.data.parts["train"]) / self.batch)
+        n_train = len(self.data.parts["train"])
+        n_batches = math.ceil(n_train / (self.batch or min(64, max(8, n_train // 16))))
         steps = epochs * n_batches
         float_steps = steps - max(1, round(steps * self.quantized_share)) if network.quantized else steps
         calibration = max(1, min(_CALIBRATION_STEPS, (steps - float_steps) // 3))
-        module = NetworkModule(network, calibration).to(self.torch_device, memory_format=torch.channels_last)
+        module = NetworkModule(network, calibration).to(self.torch_device)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
         images, labels = self._part(module, "train")
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
@@ -136,7 +139,7 @@ class QatEvaluator(AccuracyEvaluator):
         module.train()
         step = 0
         for _ in range(epochs):
-            for chosen in torch.randperm(len(images), generator=shuffle).chunk(n_batches):
+            for chosen in torch.randperm(len(images), generator=shuffle).tensor_split(n_batches):
                 module.quantizing = step >= float_steps
                 loss = functional.cross_entropy(
                     module(images[chosen]), labels[chosen], label_smoothing=self.label_smoothing
@@ -150,13 +153,15 @@ class QatEvaluator(AccuracyEvaluator):
                 optimizer.step()
                 schedule.step()
                 step += 1
-        return module.eval()
+        module.eval()
+        return module
 
     def _restored(self, evaluation: Evaluation) -> NetworkModule:
         module = NetworkModule(self.space.network(evaluation.candidate))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in evaluation.weights.items()})
         module.quantizing = True
-        return module.eval()
+        module.eval()
+        return module
 
     def _part(self, module: NetworkModule, part: Part) -> tuple[Tensor, Tensor]:
         images, labels = self.data.part(part, module.network.input_shape[-1])
@@ -166,7 +171,7 @@ class QatEvaluator(AccuracyEvaluator):
     @torch.no_grad()
     def _logits(self, module: NetworkModule, part: Part) -> Tensor:
         images, _ = self._part(module, part)
-        return torch.cat([module(chunk) for chunk in images.split(_EVALUATION_BATCH)]).cpu()
+        return torch.cat([module(chunk) for chunk in torch.split(images, _EVALUATION_BATCH)]).cpu()
 
 
 @contextlib.contextmanager

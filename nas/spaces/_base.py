@@ -46,12 +46,12 @@ class SearchSpace(ABC):
         """
 
     @abstractmethod
-    def suggest(self, trial: optuna.Trial) -> Candidate:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:
         """Pick a candidate.
 
-        The same parameters are asked for in every trial: samplers that model them need that. One without effect
-        (the kernel of a block that is not there) is left out of the candidate, whose digest so identifies the
-        architecture.
+        The same parameters are asked for in every trial: samplers that model them need that. One without
+        effect (the kernel of a block that is not there) is left out of the candidate, whose digest so
+        identifies the architecture.
         """
 
     @abstractmethod
@@ -68,7 +68,7 @@ class SearchSpace(ABC):
 
 
 class NetworkSpace(SearchSpace):
-    """A space whose candidates are a `Network`: they can be trained, and written as ONNX, without more code."""
+    """A space whose candidates are a `Network`: it can train and export them without more code."""
 
     @abstractmethod
     def network(self, candidate: Candidate) -> Network:

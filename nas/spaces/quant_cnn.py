@@ -68,11 +68,12 @@ class Options(_Strict):
 
 
 class QuantCnnSpace(NetworkSpace):
-    """A stem, stages of inverted bottlenecks (Sandler et al., MobileNetV2, CVPR 2018), global pooling, a classifier.
+    """A stem, stages of inverted bottlenecks (MobileNetV2; Sandler et al., CVPR 2018), a classifier.
 
-    Chosen are the resolution, the stem's width, each stage's depth and width, each block's kernel, expansion and
-    precision, and the precision of stem and classifier. Each stage but the first halves the image; so does the
-    stem, from 16 pixels on. A block whose input and output have the same shape adds the one to the other.
+    Chosen are the resolution, the stem's width, each stage's depth and width, each block's kernel, expansion
+    and precision, and the precision of stem and classifier. Each stage but the first halves the image; so
+    does the stem, from 16 pixels on. A block whose input and output have the same shape adds the one to the
+    other.
 
     Args:
         task: image shape, classes and precisions of the device.
@@ -94,7 +95,8 @@ class QuantCnnSpace(NetworkSpace):
         self.precisions = [p for p in executed if p in wanted]
         if not self.precisions or len(self.precisions) < len(set(wanted)):
             raise JobError(
-                f"precisions {', '.join(wanted) or 'none'} were asked of space '{self.name}', which has fp32 and int8; "
+                f"precisions {', '.join(wanted) or 'none'} were asked of space '{self.name}', which "
+                "has fp32 and int8; "
                 f"the device executes {', '.join(task.precisions)}; name only what both have"
             )
         self.resolutions = tuple(sorted(set(self.options.resolutions or _resolutions(max(task.shape[1:])))))
@@ -114,7 +116,7 @@ class QuantCnnSpace(NetworkSpace):
             hint = did_you_mean(key, Options.model_fields) if first["type"] == "extra_forbidden" else ""
             raise JobError(f"space '{cls.name}' cannot use '{key}': {first['msg']}.{hint}") from error
 
-    def suggest(self, trial: optuna.Trial) -> Candidate:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:
         options = self.options
         resolution = trial.suggest_categorical("resolution", self.resolutions)
         stem_width = self._width(trial, "stem_width", *options.widths[0])
@@ -159,7 +161,7 @@ class QuantCnnSpace(NetworkSpace):
             tuple(_layers(parameters)),
         )
 
-    def _width(self, trial: optuna.Trial, name: str, low: int, high: int) -> int:
+    def _width(self, trial: optuna.trial.BaseTrial, name: str, low: int, high: int) -> int:
         return trial.suggest_int(
             name,
             low,
@@ -167,7 +169,7 @@ class QuantCnnSpace(NetworkSpace):
             step=self.options.width_step,
         )
 
-    def _block(self, trial: optuna.Trial, name: str) -> dict[str, Json]:
+    def _block(self, trial: optuna.trial.BaseTrial, name: str) -> dict[str, Json]:
         return {
             "kernel": trial.suggest_categorical(f"{name}_kernel", self.options.kernels),
             "expansion": trial.suggest_categorical(f"{name}_expansion", self.options.expansions),

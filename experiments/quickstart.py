@@ -1,0 +1,124 @@
+"""The main job: ``python -m hardsight.experiments.quickstart``, or ``make quickstart``.
+
+Adapts to this machine, predicts three networks from outside the package beside their measured values,
+searches quantized networks for the digits data set, and measures the front. Everything but the adapted
+predictor, which stays for later predictions, is written to ``runs/quickstart``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from hardsight import api
+from hardsight.cli import _boundary, _show
+from hardsight.cli.report import show_report
+from hardsight.progress import Progress, progress_bars
+
+if TYPE_CHECKING:
+    from hardsight.nas.report import SearchReport
+
+FOLDER = Path("runs/quickstart")
+SAMPLES = 14
+STEPS = 3
+
+
+def main(folder: Path = FOLDER, device: str = api.HERE) -> None:
+    """Run all steps and print what to do next.
+
+    Args:
+        folder: for models, study and tracking database.
+        device: mode of this machine to adapt to and search for.
+
+    Raises:
+        HardsightError: from any step, with what to do.
+    """
+    _announce(1, f"Adapt to this machine: measure {SAMPLES} small networks")
+    with progress_bars() as progress:
+        report = api.adapt(device=device, samples=SAMPLES, progress=progress)
+    scale = report.scale["latency_s"]
+    _show.note(f"This machine takes {scale:.2f} x the time of {report.source_device}.")
+    for text in report.notes:
+        _show.note(text)
+
+    _announce(2, "Predict three networks the package has never seen, and measure them")
+    with progress_bars() as progress:
+        rows = compare_stock(folder / "models", device, progress)
+    _show.table(("model", "metric", "predicted", "90 % interval", "measured", "off by"), rows)
+
+    _announce(
+        3, "Search quantized networks for the digits data set, then train, export and measure the front"
+    )
+    search = search_digits(folder, device)
+    show_report(search)
+
+    _show.note(
+        f"""
+Done. What you may want next:
+  hardsight predict YOUR_MODEL.onnx --device {device} --layers
+  hardsight check YOUR_MODEL.onnx --device {device} --max latency=10ms
+  hardsight search {folder / "digits.yaml"}   (edit it first: data, budget, trials)
+The command is in {Path(sys.executable).parent}; the search's page is {search.folder / "report.html"}."""
+    )
+
+
+def compare_stock(folder: Path, device: str, progress: Progress) -> list[tuple[str, ...]]:
+    """Export, predict and measure each stock network.
+
+    Returns:
+        One row of text per model and metric that was both predicted and measured.
+    """
+    from hardsight.experiments.stock import STOCK, export
+
+    rows: list[tuple[str, ...]] = []
+    for done, name in enumerate(STOCK):
+        progress("networks", done, len(STOCK))
+        path = export(name, folder)
+        predicted = api.predict(path, device=device)
+        measured = {m.metric: m for m in api.measure(path, device=device, budget_s=5.0).measurements}
+        for metric, estimate in predicted.estimates.items():
+            if metric not in measured:
+                continue
+            value = measured[metric].value
+            ends = (estimate.lower, estimate.upper)
+            rows.append(
+                (
+                    name,
+                    _show.label(metric),
+                    _show.amount(estimate.value, metric),
+                    "none" if None in ends else " to ".join(_show.amount(end, metric) for end in ends),
+                    _show.amount(value, metric),
+                    _show.percent(abs(estimate.value - value) / value),
+                )
+            )
+    progress("networks", len(STOCK), len(STOCK))
+    return rows
+
+
+def search_digits(folder: Path, device: str) -> SearchReport:
+    """Search as ``quickstart.yaml`` says; a study that an earlier run began is finished, not repeated."""
+    from hardsight import tracking
+    from hardsight.nas.job import load_job
+    from hardsight.nas.search import run_search
+
+    job_file = folder / "digits.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not job_file.exists():
+        shutil.copyfile(str(resources.files("hardsight.experiments") / "quickstart.yaml"), job_file)
+    job = load_job(job_file).model_copy(update={"device": device})
+    params = {key: str(value) for key, value in job.resolved().items()}
+    with progress_bars() as progress, tracking.track("quickstart", "digits", params, folder=folder) as run:
+        return run_search(job, folder / "digits", resume=True, progress=progress, run=run)
+
+
+def _announce(step: int, what: str) -> None:
+    Console().print(f"\n[bold]Step {step} of {STEPS}: {what}[/bold]")
+
+
+if __name__ == "__main__":
+    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))

@@ -19,7 +19,7 @@ import numpy as np
 
 from hardsight.datasets.store import StoredGraph, load_table, save_table
 from hardsight.device import Device
-from hardsight.errors import BackendError, DataError, HardsightError, StorageError
+from hardsight.errors import HardsightError, StorageError
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 
@@ -185,7 +185,7 @@ class Builder:
         try:
             model = onnx.load_from_string(graph.onnx)
             labels = profiler.measure(model, device, budget_s=self.recipe.budget_s)
-        except (BackendError, DataError) as error:
+        except HardsightError as error:
             return {**line, "failed": str(error)}
         if any(m.spread > MAX_SPREAD for m in labels):
             labels = profiler.measure(model, device, budget_s=3 * self.recipe.budget_s)

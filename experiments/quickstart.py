@@ -7,6 +7,7 @@ predictor, which stays for later predictions, is written to ``runs/quickstart``.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from importlib import resources
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = Path("runs/quickstart")
 SAMPLES = 14
 STEPS = 3
+COMPARED = ("model", "metric", "predicted", "90 % interval", "measured", "off by")
 
 
 def main(folder: Path = FOLDER, device: str = api.HERE) -> None:
@@ -49,7 +51,8 @@ def main(folder: Path = FOLDER, device: str = api.HERE) -> None:
     _announce(2, "Predict three networks the package has never seen, and measure them")
     with progress_bars() as progress:
         rows = compare_stock(folder / "models", device, progress)
-    _show.table(("model", "metric", "predicted", "90 % interval", "measured", "off by"), rows)
+    _show.table(COMPARED, rows)
+    (folder / "compared.json").write_text(json.dumps(rows, indent=1))
 
     _announce(
         3, "Search quantized networks for the digits data set, then train, export and measure the front"

@@ -24,6 +24,7 @@ from hardsight.prediction import Estimate, FloatArray
 from hardsight.units import format_quantity
 
 Row = dict[str, Any]
+LATENCY = str(Metric.LATENCY)
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ class SearchReport:
 
     @property
     def shown_costs(self) -> list[str]:
-        """Costs of objectives and constraints, size last."""
-        names = dict.fromkeys([*self.cost_objectives, *self.job.constraints])
+        """Latency where it is predicted, costs of objectives and constraints, size last."""
+        latency = [LATENCY] if self.rows and all(LATENCY in row.predicted for row in self.rows) else []
+        names = dict.fromkeys([*latency, *self.cost_objectives, *self.job.constraints])
         return [*(n for n in names if n != SIZE), SIZE]
 
     @cached_property
@@ -191,7 +193,7 @@ class SearchReport:
         }
         if self.rows:
             found["best_test_accuracy"] = max(row.test_accuracy for row in self.rows)
-        inside = [i for row in self.rows for i in [row.inside(str(Metric.LATENCY))] if i is not None]
+        inside = [i for row in self.rows for i in [row.inside(LATENCY)] if i is not None]
         if inside:
             found["measured_latency_inside_interval"] = sum(inside) / len(inside)
         return found
@@ -223,7 +225,7 @@ class SearchReport:
 
     def _kept_sentences(self) -> list[str]:
         lines = []
-        inside = [i for row in self.rows for i in [row.inside(str(Metric.LATENCY))] if i is not None]
+        inside = [i for row in self.rows for i in [row.inside(LATENCY)] if i is not None]
         if inside:
             lines.append(
                 f"Measured latency is inside the {self.job.level:.0%} interval for {sum(inside)} of "

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by the colour-blind too; shapes differ as well
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9a9a9a"
 
-_SCREEN = {"s": (1e6, "µs"), "B": (1 / 1024, "KiB"), "J": (1e3, "mJ"), "1": (1.0, "")}
+_SCREEN = {
+    "s": ((1e6, "µs"), (1e3, "ms"), (1.0, "s")),
+    "B": ((1 / 2**10, "KiB"), (1 / 2**20, "MiB")),
+    "J": ((1e3, "mJ"), (1.0, "J")),
+    "1": ((1.0, ""),),
+}
 
 Panel = Callable[["Axes", SearchReport], None]
 
@@ -59,8 +64,8 @@ def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> byt
 def draw_front(axes: Axes, report: SearchReport) -> None:
     """Error over the first cost: candidates of the search, the front as predicted and as measured."""
     cost = report.cost_objectives[0]
-    scale, unit = _SCREEN[unit_of(cost)]
     seen = report.trained
+    scale, unit = _screen(cost, [r.costs[cost].value for r in seen])
     axes.scatter(
         [r.costs[cost].value * scale for r in seen],
         [100 * (1 - (r.accuracy or 0.0)) for r in seen],
@@ -93,7 +98,8 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
         axes.axvline(limit * scale, color=RED, linestyle="--", linewidth=1.2, label="limit")
     axes.set_xlabel(f"{_words(cost)} [{unit}]" if unit else _words(cost))
     axes.set_ylabel("error [%]")
-    axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(-0.03 * top, top)  # a point without error is to be seen whole
     axes.set_xlim(left=0)
     axes.set_title("Front")
     if axes.get_legend_handles_labels()[0]:
@@ -104,7 +110,7 @@ def draw_measured(axes: Axes, report: SearchReport) -> None:
     """Predicted over measured latency; on the line they agree."""
     rows = _compared(report)
     metric = str(Metric.LATENCY)
-    scale, unit = _SCREEN["s"]
+    scale, unit = _screen(metric, [row.measured[metric][0] for row in rows])
     measured = [row.measured[metric][0] * scale for row in rows]
     predicted = [row.predicted[metric].value * scale for row in rows]
     axes.errorbar(measured, predicted, yerr=_reach(rows, metric, scale), fmt="o", color=BLUE, capsize=3)
@@ -158,6 +164,13 @@ def _reach(rows: Sequence[Any], cost: str, scale: float) -> list[list[float]] | 
         [(e.value - e.lower) * scale for e in estimates],
         [(e.upper - e.value) * scale for e in estimates],
     ]
+
+
+def _screen(cost: str, values: Sequence[float]) -> tuple[float, str]:
+    """Factor and name of the finest unit that keeps all values below 5,000."""
+    units = _SCREEN[unit_of(cost)]
+    top = max(values, default=0.0)
+    return next(((scale, name) for scale, name in units if top * scale < 5000), units[-1])
 
 
 def _words(cost: str) -> str:

@@ -136,16 +136,18 @@ SCHEMA = hashlib.sha256(repr((TYPES, CATEGORIES, TOTALS, _NUMERIC, 1)).encode())
 
 
 class GraphArrays(NamedTuple):
-    """A graph as arrays.
+    """A graph as arrays. Operators that a runtime merges into a neighbour are left out of the ``k`` kernels.
 
     Args:
-        nodes: ``(v, f)`` operator features.
-        edges: ``(2, e)`` producer and consumer indices.
-        prior: ``(v,)`` roofline latency of each operator with the generic constants above, in seconds.
-        category: ``(v,)`` index into `CATEGORIES`.
+        kept: ``(k,)`` which operators are kernels.
+        nodes: ``(k, f)`` features of the kernels.
+        edges: ``(2, e)`` producing and consuming kernel; merged operators are passed through.
+        prior: ``(k,)`` roofline latency with the generic constants above, repeats included, in seconds.
+        category: ``(v,)`` index into `CATEGORIES`, of every operator.
         int8: ``(v,)`` True where the arithmetic is 8-bit.
     """
 
+    kept: IntArray
     nodes: npt.NDArray[np.float32]
     edges: IntArray
     prior: FloatArray
@@ -169,8 +171,11 @@ def is_int8(op: Operator) -> bool:
 
 
 def roofline_costs(graph: OperatorGraph) -> FloatArray:
-    """Generic roofline latency of each operator ``(v,)``, repeats included, in seconds."""
-    return graph_arrays(graph).prior
+    """Generic roofline latency of each operator ``(v,)`` in seconds; merged operators cost nothing."""
+    arrays = graph_arrays(graph)
+    costs = np.zeros(len(graph.operators))
+    costs[arrays.kept] = arrays.prior
+    return costs
 
 
 @lru_cache(maxsize=2048)
@@ -178,42 +183,53 @@ def graph_arrays(graph: OperatorGraph) -> GraphArrays:
     """Features of a graph; the same object for the same graph."""
     v = len(graph.operators)
     consumers: list[list[int]] = [[] for _ in range(v)]
-    pairs: list[tuple[int, int]] = []
     for i, op in enumerate(graph.operators):
         for producer, _ in op.inputs:
             if producer >= 0:
                 consumers[producer].append(i)
-                pairs.append((producer, i))
-    categories = [category_of(op) for op in graph.operators]
-    absorbed = _absorbed(graph, consumers, categories)
-    nodes = np.zeros((v, NODE_FEATURES), dtype=np.float32)
-    prior = np.zeros(v)
-    category = np.zeros(v, dtype=np.int64)
-    int8 = np.zeros(v, dtype=np.bool_)
-    for i, op in enumerate(graph.operators):
-        kind = categories[i]
-        int8[i] = is_int8(op) and kind != "quantize"
+    names = [category_of(op) for op in graph.operators]
+    merged = _merged(graph, consumers, names)
+    category = np.array([_category_index[name] for name in names], dtype=np.int64)
+    int8 = np.array([is_int8(op) and name != "quantize" for op, name in zip(graph.operators, names, strict=True)], bool)
+    kept = [i for i in range(v) if not merged[i]]
+    kernel_of = _kernels(graph, merged, kept)
+    nodes = np.zeros((len(kept), NODE_FEATURES), dtype=np.float32)
+    prior = np.zeros(len(kept))
+    pairs: set[tuple[int, int]] = set()
+    for k, i in enumerate(kept):
+        op = graph.operators[i]
         compute = op.macs / (PEAK_MACS_PER_S * (3 if int8[i] else 1))
-        prior[i] = op.repeats * (
-            DISPATCH_S
-            if absorbed[i] or kind == "view"
-            else max(compute, op.bytes / BANDWIDTH_BYTES_PER_S) + DISPATCH_S
-        )
-        category[i] = _category_index[kind]
-        nodes[i, :_NUMERIC] = _numbers(op, bool(int8[i]), absorbed[i], len(consumers[i]), prior[i])
-        nodes[i, _NUMERIC + category[i]] = 1
+        moved = 0.0 if names[i] == "view" else op.bytes / BANDWIDTH_BYTES_PER_S
+        prior[k] = op.repeats * (max(compute, moved) + DISPATCH_S)
+        swallows = any(merged[c] for c in consumers[i])
+        nodes[k, :_NUMERIC] = _numbers(op, bool(int8[i]), swallows, len(consumers[i]), prior[k])
+        nodes[k, _NUMERIC + category[i]] = 1
         type_at = _type_index.get(op.op_type)
         if type_at is not None:
-            nodes[i, _NUMERIC + len(CATEGORIES) + type_at] = 1
-    edges = np.array(sorted(set(pairs)), dtype=np.int64).reshape(-1, 2).T
-    return GraphArrays(nodes, edges, prior, category, int8)
+            nodes[k, _NUMERIC + len(CATEGORIES) + type_at] = 1
+        pairs.update((kernel_of[p], k) for p, _ in op.inputs if p >= 0 and kernel_of[p] >= 0)
+    edges = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
+    return GraphArrays(np.array(kept, dtype=np.int64), nodes, edges, prior, category, int8)
+
+
+def _kernels(graph: OperatorGraph, merged: Sequence[bool], kept: Sequence[int]) -> list[int]:
+    """For each operator the kernel that makes its output, looking through merged ones; -1 for the graph's input."""
+    position = {i: k for k, i in enumerate(kept)}
+    kernels: list[int] = []
+    for i, op in enumerate(graph.operators):
+        if not merged[i]:
+            kernels.append(position[i])
+        else:
+            producer = op.inputs[0][0] if op.inputs else -1
+            kernels.append(kernels[producer] if producer >= 0 else -1)
+    return kernels
 
 
 def _log(x: float) -> float:
     return float(np.log1p(max(x, 0.0))) / 10
 
 
-def _numbers(op: Operator, int8: bool, absorbed: bool, n_consumers: int, prior: float) -> list[float]:
+def _numbers(op: Operator, int8: bool, swallows: bool, n_consumers: int, prior: float) -> list[float]:
     out = op.output_shapes[0] if op.output_shapes else ()
     into = op.input_shapes[0] if op.input_shapes else ()
     weight = max(op.weight_shapes, key=prod, default=())
@@ -257,7 +273,7 @@ def _numbers(op: Operator, int8: bool, absorbed: bool, n_consumers: int, prior: 
         float(int8),
         float(op.output_bits <= 8),
         float(op.input_bits <= 8),
-        float(absorbed),
+        float(swallows),
         _log(op.repeats),
         _log(len(op.inputs)),
         _log(n_consumers),
@@ -268,7 +284,7 @@ def _numbers(op: Operator, int8: bool, absorbed: bool, n_consumers: int, prior: 
     ]
 
 
-def _absorbed(graph: OperatorGraph, consumers: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[bool]:
+def _merged(graph: OperatorGraph, consumers: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[bool]:
     """Operators a runtime usually merges into a neighbour: activations behind a convolution or
     matrix product, and quantize/dequantize pairs around an integer kernel."""
     heavy = {"conv", "depthwise", "matmul"}
@@ -322,19 +338,17 @@ def peak_live_bytes(graph: OperatorGraph) -> tuple[int, int]:
 
 
 def operator_totals(graph: OperatorGraph) -> FloatArray:
-    """Additive part of the totals, per operator: ``(v, t)`` with the columns of `TOTALS`; graph-level columns are 0."""
+    """Additive part of the totals, per operator: ``(v, t)``, columns `TOTALS`; graph-level columns are 0."""
     arrays = graph_arrays(graph)
     table = np.zeros((len(graph.operators), len(TOTALS)))
     names = (*CATEGORIES, "conv8", "matmul8")
-    for i, op in enumerate(graph.operators):
+    for i in arrays.kept:
+        op = graph.operators[i]
         kind = CATEGORIES[arrays.category[i]]
         if arrays.int8[i] and kind in ("conv", "matmul"):
             kind += "8"
-        merged = arrays.nodes[i, 25] > 0
         at = 3 * names.index(kind)
-        table[i, at] = 0 if merged else op.repeats
-        table[i, at + 1] = op.macs * op.repeats
-        table[i, at + 2] = 0 if merged else op.bytes * op.repeats
+        table[i, at : at + 3] = np.array([1, op.macs, op.bytes]) * op.repeats
     return table
 
 

@@ -55,7 +55,7 @@ class Batch(NamedTuple):
         nodes: ``(v, f)``.
         edges: ``(2, e)``.
         prior: ``(v,)`` seconds.
-        owner: ``(v,)`` which graph an operator belongs to.
+        owner: ``(v,)`` which graph a kernel belongs to.
         n: number of graphs.
     """
 
@@ -163,19 +163,20 @@ class GraphNetPredictor(Predictor):
         return spread
 
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
-        """Mean cost over members; the graph's constant is shared out evenly."""
+        """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
         head = self.heads.index(device)
         batch = make_batch([graph])
         costs: FloatArray = np.mean(
             [batch.prior * np.exp(log_ratios(w, batch, self.config.layers)[:, head]) for w in self.members],
             axis=0,
         )
+        layers = np.zeros(len(graph.operators))
         if not len(costs):
-            return costs
+            return layers
         constant = float(np.mean([np.exp(float(w["constant"][head])) for w in self.members])) / len(costs)
         total = float(self.point([graph], device, Metric.LATENCY)[0])
-        spread: FloatArray = (costs + constant) * (total / float((costs + constant).sum()))
-        return spread
+        layers[graph_arrays(graph).kept] = (costs + constant) * (total / float((costs + constant).sum()))
+        return layers
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file

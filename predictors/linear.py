@@ -83,8 +83,10 @@ class RidgePredictor(_Weighted):
         """Each operator's own terms; what belongs to the graph as a whole is shared out evenly."""
         weights = self.weights[device, Metric.LATENCY]
         own: FloatArray = operator_totals(graph) @ weights
+        kept = graph_arrays(graph).kept
         total = float(self.point([graph], device, Metric.LATENCY)[0])
-        return own + (total - own.sum()) / max(len(own), 1)
+        own[kept] += (total - own.sum()) / max(len(kept), 1)
+        return own
 
 
 class RooflinePredictor(_Weighted):
@@ -124,8 +126,11 @@ class RooflinePredictor(_Weighted):
             return np.array(
                 [totals[TOTALS.index("weight_bytes")], totals[TOTALS.index("peak_live_bytes")], 1.0]
             )
-        int8 = graph_arrays(graph).int8
-        repeats = np.array([op.repeats for op in graph.operators], dtype=float)
+        arrays = graph_arrays(graph)
+        int8 = arrays.int8
+        # a merged operator neither moves bytes nor is dispatched
+        repeats = np.zeros(len(graph.operators))
+        repeats[arrays.kept] = [graph.operators[i].repeats for i in arrays.kept]
         macs = np.array([op.macs for op in graph.operators], dtype=float) * repeats
         moved = np.array([op.bytes for op in graph.operators], dtype=float) * repeats
         return np.stack([macs * ~int8, macs * int8, moved, repeats])

@@ -38,7 +38,9 @@ def console() -> Console:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table; columns after the first whose cells begin with a digit are set to the right."""
     cells = [list(row) for row in rows]
-    shown = Table(title=title or None, title_justify="left", header_style="bold")
+    if title:  # above, not in the table: that would wrap it to the width of the columns
+        note(f"\n{title}")
+    shown = Table(header_style="bold")
     for i, name in enumerate(columns):
         numbers = i > 0 and any(row[i][:1].isdigit() for row in cells)
         shown.add_column(name, justify="right" if numbers else "left", overflow="fold")

@@ -47,7 +47,7 @@ def _print(answer: ModelMeasurement) -> None:
             (
                 _show.label(m.metric),
                 _show.amount(m.value, m.metric),
-                f"± {_show.percent(m.spread)}",
+                f"± {_show.percent(m.spread)}" if m.repeats > 1 else "-",
                 str(m.repeats),
             )
             for m in answer.measurements

@@ -9,7 +9,7 @@ from typing import Final
 from onnx import TensorShapeProto, TypeProto, ValueInfoProto
 
 from hardsight.errors import ModelError
-from hardsight.ingest.flatten import FlatGraph
+from hardsight.ingest.flatten import FlatGraph, require_text
 from hardsight.ingest.types import MAX_ELEMENTS, elements, holder, text
 
 _BATCH: Final = re.compile(r"batch|^(n|b|bs|none|unk__\d+)$", re.IGNORECASE)
@@ -33,6 +33,10 @@ def bind(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str) -> tup
             symbol, a dimension left open.
     """
     _check_names(flat, shapes, name)
+    for value in flat.inputs:
+        _, tensor = holder(value.type)
+        if tensor is not None:
+            require_text(name, *(dim.dim_param for dim in tensor.shape.dim))
     symbols: dict[str, int] = {}
     overridden = False
     for value in flat.inputs:

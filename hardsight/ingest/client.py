@@ -22,6 +22,10 @@ class WorkerCrash(Exception):
     """The worker died, or gave no answer in time."""
 
 
+class WorkerDeath(WorkerCrash):
+    """The worker died before it answered."""
+
+
 class WorkerRefusal(Exception):
     """The worker says what is wrong with the model."""
 
@@ -47,9 +51,11 @@ class Worker:
             WorkerCrash: native code crashed, ran out of memory or out of time.
         """
         with self._lock:
-            if not self._runs():
-                self._start()
-            status, answer = self._exchange(tag, payload, self.timeout_s)
+            try:
+                status, answer = self._attempt(tag, payload)
+            except WorkerDeath:
+                # It may have been killed from outside; only what kills it twice is to blame.
+                status, answer = self._attempt(tag, payload)
         if status != OK:
             raise WorkerRefusal(answer.decode("utf-8", "replace"))
         return answer
@@ -68,6 +74,11 @@ class Worker:
     def pid(self) -> int | None:
         """Process id while one runs."""
         return self._process.pid if self._process is not None and self._runs() else None
+
+    def _attempt(self, tag: bytes, payload: bytes) -> tuple[bytes, bytes]:
+        if not self._runs():
+            self._start()
+        return self._exchange(tag, payload, self.timeout_s)
 
     def _runs(self) -> bool:
         # After a fork the pipes belong to the parent.
@@ -114,7 +125,9 @@ class Worker:
             timer.cancel()
         if reply is None:
             self._stop()
-            raise WorkerCrash(f"took over {timeout_s:g} s" if late.is_set() else "crashed")
+            if late.is_set():
+                raise WorkerCrash(f"took over {timeout_s:g} s")
+            raise WorkerDeath("crashed")
         return reply
 
     def _stop(self) -> None:

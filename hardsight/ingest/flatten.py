@@ -100,8 +100,23 @@ def flatten(model: ModelProto, name: str, folder: Path | None = None) -> FlatGra
     return flat
 
 
+def require_text(model: str, *strings: str) -> None:
+    """Refuse names that are not UTF-8: protobuf hands those out as bytes.
+
+    Raises:
+        ModelError: one of them is.
+    """
+    try:
+        "".join(strings)
+    except TypeError:
+        raise ModelError(
+            f"'{model}' has a name that is not UTF-8 text; the file is damaged, export it again"
+        ) from None
+
+
 def _opsets(model: ModelProto, name: str) -> dict[str, int]:
     # Before IR version 3 files had no opset list and meant version 1.
+    require_text(name, *(o.domain for o in model.opset_import))
     opsets = {("" if o.domain in STANDARD else o.domain): o.version for o in model.opset_import}
     for domain, version in opsets.items():
         if version < 1 and domain in STANDARD:
@@ -122,6 +137,9 @@ class _Flattener:
     def constants(self, graph: GraphProto, prefix: str) -> dict[str, str]:
         """Take in the initializers of a graph; returns its namespace, local name to flat name."""
         scope: dict[str, str] = {}
+        named = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+        require_text(self._model, *(item.name for item in named))
+        require_text(self._model, *(sparse.values.name for sparse in graph.sparse_initializer))
         for tensor in graph.initializer:
             self._check(tensor)
             self.define(tensor.name, prefix + tensor.name, scope)
@@ -143,6 +161,7 @@ class _Flattener:
                 "export the model again"
             )
         if tensor.data_location == TensorProto.EXTERNAL:
+            require_text(self._model, *(text for e in tensor.external_data for text in (e.key, e.value)))
             settle(tensor, self._folder, self._model)
 
     def define(self, local: str, flat: str, scope: dict[str, str]) -> None:
@@ -195,6 +214,10 @@ class _Flattener:
         prefix = self._prefix_of(scope)
         producer: dict[str, int] = {}
         for index, node in enumerate(graph.node):
+            attributes = (attribute.name for attribute in node.attribute)
+            require_text(
+                self._model, node.name, node.op_type, node.domain, *node.input, *node.output, *attributes
+            )
             for output in node.output:
                 if output:
                     if output in producer or (output in scope and scope[output] == prefix + output):

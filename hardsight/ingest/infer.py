@@ -210,7 +210,8 @@ class _Walk:
     ) -> tuple[TypeProto | None, TensorType | None]:
         """The largest a data-dependent output can be, or the first input's type for an unknown operator."""
         inputs = [self._resolved(name) for name in node.input]
-        label = f"'{node.output[index]}' ({node.op_type})"
+        op_type = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        label = f"'{node.output[index]}' ({op_type})"
         attrs = attributes(node)
         guess = largest(node.op_type, attrs, inputs, index) if not node.domain else None
         if guess is not None:

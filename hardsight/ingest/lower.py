@@ -217,9 +217,9 @@ class _Lowering:
 
     def _node(self, node: FlatNode) -> None:
         op_type = _qualified(node)
-        inputs = [self._value(name, node) if name else None for name in node.proto.input]
         if op_type == DOMAIN + ".Select":
             return self._select(node)
+        inputs = [self._value(name, node) if name else None for name in node.proto.input]
         if op_type == DOMAIN + ".End":
             return self._alias(node, inputs)
         if self._fold(node, op_type, inputs):

@@ -101,13 +101,14 @@ def _declared(flat: FlatGraph, symbols: Mapping[str, int]) -> dict[str, TensorTy
                 return None
             types[output] = found
             shapes[output] = found.shape
-        if node.proto.op_type in CHECKED and not node.proto.domain:
+        if node.proto.op_type in CHECKED and not node.proto.domain and node.proto.output:
             inputs = [shapes.get(name) for name in node.proto.input if name]
             known = [shape for shape in inputs if shape is not None]
-            if len(known) == len(inputs) and known and node.proto.output:
-                attrs = attributes(node.proto)
-                if not consistent(node.proto.op_type, attrs, known, shapes[node.proto.output[0]]):
-                    return None
+            made = shapes.get(node.proto.output[0])
+            if made is None or not known or len(known) < len(inputs):
+                return None
+            if not consistent(node.proto.op_type, attributes(node.proto), known, made):
+                return None
     return types
 
 

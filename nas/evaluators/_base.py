@@ -66,7 +66,9 @@ class Evaluation:
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise StorageError(f"cannot write weights to {path}: {error}") from error
+            raise StorageError(
+                f"cannot write weights to {path}: {error}; free space, then go on with --resume"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

@@ -1,0 +1,132 @@
+"""Fills the README's tables: ``python -m hardsight.experiments.readme_tables``, after ``make quickstart``.
+
+Every number comes from what is shipped or from the quick start's folder; a table whose source is missing is
+left as it is, and named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from hardsight.cli import _boundary, _show
+from hardsight.errors import InputError, StorageError
+from hardsight.experiments.quickstart import COMPARED, FOLDER
+
+
+def main(readme: Path = Path("README.md"), folder: Path = FOLDER) -> None:
+    """Fill what can be filled.
+
+    Args:
+        readme: file to change.
+        folder: of a finished quick start.
+    """
+    sources: dict[str, Callable[[], str]] = {
+        "stock": lambda: stock_table(folder),
+        "predictors": predictors_table,
+        "dataset": dataset_table,
+        "search": lambda: search_table(folder),
+    }
+    text = readme.read_text()
+    for name, make in sources.items():
+        try:
+            text = fill(text, name, make())
+        except (StorageError, FileNotFoundError) as error:
+            _show.note(f"table '{name}' is left as it is: {error}")
+    readme.write_text(text)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Replace what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+        InputError: there is no such place.
+    """
+    pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.S)
+    if not pattern.search(text):
+        raise InputError(
+            f"the README has no place for table '{name}'; write <!-- table: {name} --> and <!-- end -->"
+        )
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def stock_table(folder: Path) -> str:
+    """Networks from outside, as the quick start predicted and measured them."""
+    return markdown(COMPARED, json.loads((folder / "compared.json").read_text()))
+
+
+def predictors_table() -> str:
+    """Every predictor on families held out whole, as training recorded it."""
+    from hardsight.predictors import shipped_folder
+    from hardsight.predictors.persist import read_meta
+
+    info = read_meta(shipped_folder())["info"]
+    rows = [
+        (
+            f"**{row['predictor']}**"
+            if info["chosen"][row["metric"]] == row["predictor"]
+            else row["predictor"],
+            row["device"],
+            _show.label(row["metric"]),
+            str(int(row["n"])),
+            *(_show.percent(row[key]) for key in ("mape", "within_10")),
+            f"{row['spearman']:.3f}",
+            *(_show.percent(row[key]) for key in ("coverage", "width")),
+        )
+        for row in info["held_out_families"]
+    ]
+    columns = ("predictor", "device", "metric", "n", "error", "within 10 %", "rank", "coverage", "width")
+    return markdown(columns, rows)
+
+
+def dataset_table() -> str:
+    """What the shipped data set holds."""
+    from hardsight.jobs import describe_dataset, load_dataset
+
+    rows = [
+        (
+            row.device,
+            _show.label(row.metric),
+            str(row.labels),
+            *(_show.amount(x, row.metric) for x in (row.smallest, row.median, row.largest)),
+            _show.percent(row.spread),
+        )
+        for row in describe_dataset(load_dataset())
+    ]
+    return markdown(("device", "metric", "labels", "smallest", "median", "largest", "median spread"), rows)
+
+
+def search_table(folder: Path) -> str:
+    """The quick start's front."""
+    from hardsight.nas.report import load_report
+
+    report = load_report(folder / "digits")
+    columns = ("network", "accuracy", "latency predicted", "90 % interval", "latency measured", "size")
+    rows = []
+    for row in report.rows:
+        latency, measured = row.predicted["latency_s"], row.measured.get("latency_s")
+        ends = [_show.amount(end, "latency_s") for end in (latency.lower, latency.upper)]
+        rows.append(
+            (
+                row.digest[:8],
+                _show.percent(row.test_accuracy),
+                _show.amount(latency.value, "latency_s"),
+                " to ".join(ends),
+                _show.amount(measured[0] if measured else None, "latency_s"),
+                _show.amount(row.size_bytes, "size_bytes"),
+            )
+        )
+    return markdown(columns, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(_boundary.guard(main))

@@ -1,0 +1,140 @@
+"""Building a data set: resumable, nothing doubled, nothing torn, drift noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from hardsight.datasets.build import BLOCK, Builder, Recipe
+from hardsight.datasets.profilers import Profiler
+from hardsight.datasets.store import load_table
+from hardsight.device import Device
+from hardsight.errors import BackendError, StorageError
+from hardsight.ingest import read_onnx
+from hardsight.measurement import Measurement
+from hardsight.metrics import Metric
+
+DEVICE = Device(name="host/onnxruntime/fp32-t1", kind="cpu")
+RECIPE = Recipe(families=("mlp", "small_block"), per_family=3)
+
+
+class FakeProfiler(Profiler):
+    """Costs one nanosecond a MAC; fails, dies or drifts on request."""
+
+    def __init__(self, die_after: int = 10**9, refuse: str = "", drift_after: int = 10**9) -> None:
+        self.measured: list[str] = []
+        self._die_after, self._refuse, self._drift_after = die_after, refuse, drift_after
+
+    def check(self) -> None:
+        return
+
+    def measure(
+        self,
+        model: Path | onnx.ModelProto,
+        device: Device,
+        metrics: Sequence[Metric] | None = None,
+        *,
+        budget_s: float = 10.0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> list[Measurement]:
+        assert isinstance(model, onnx.ModelProto)
+        graph = read_onnx(model)
+        if len(self.measured) >= self._die_after:
+            raise KeyboardInterrupt
+        self.measured.append(model.graph.name)
+        if graph.digest == self._refuse:
+            raise BackendError("the runtime crashed (SIGSEGV)")
+        factor = 1.5 if self._drift_after <= len(self.measured) < self._drift_after + 5 else 1.0
+        return [Measurement(graph.digest, device.name, Metric.LATENCY, factor * (graph.macs + 1) * 1e-9, 0.01, 20)]
+
+
+def built(folder: Path, recipe: Recipe = RECIPE) -> Builder:
+    builder = Builder(folder, recipe)
+    builder.generate()
+    return builder
+
+
+def rows_of(builder: Builder) -> list[tuple[Any, ...]]:
+    table = builder.pack()
+    return sorted(table.rows[["digest", "device", "metric", "value"]].itertuples(index=False, name=None))
+
+
+def test_an_interrupted_build_gives_the_same_data_set(tmp_path: Path) -> None:
+    whole = built(tmp_path / "whole")
+    assert whole.measure(FakeProfiler(), DEVICE)
+    broken = built(tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        broken.measure(FakeProfiler(die_after=BLOCK + 10), DEVICE)
+    with (tmp_path / "broken" / "work" / "journal.jsonl").open("a") as journal:
+        journal.write('{"digest": "torn')  # what a kill in mid-write leaves
+    again = built(tmp_path / "broken")
+    assert again.measure(FakeProfiler(), DEVICE)
+    assert rows_of(again) == rows_of(whole)
+
+
+def test_a_finished_build_measures_nothing_again(tmp_path: Path) -> None:
+    builder = built(tmp_path)
+    builder.measure(FakeProfiler(), DEVICE)
+    second = FakeProfiler()
+    assert builder.measure(second, DEVICE)
+    assert set(second.measured) <= {"sentinel"}
+
+
+def test_twins_label_the_int8_mode_of_their_float_graph(tmp_path: Path) -> None:
+    builder = built(tmp_path)
+    builder.measure(FakeProfiler(), DEVICE)
+    table = builder.pack()
+    twins = [g for g in builder.stored() if g.twin]
+    assert twins
+    latency = table.rows.set_index(["digest", "device"])["value"]
+    for twin in twins:
+        own = latency[twin.digest, "host/onnxruntime/fp32-t1"]
+        assert latency[twin.digest, "host/onnxruntime/int8-t1"] == own
+        assert latency[twin.twin, "host/onnxruntime/int8-t1"] == own
+
+
+def test_a_failing_graph_costs_its_cell_and_is_counted(tmp_path: Path) -> None:
+    builder = built(tmp_path)
+    bad = builder.stored()[0].digest
+    builder.measure(FakeProfiler(refuse=bad), DEVICE)
+    assert builder.failures() == {"the runtime crashed (SIGSEGV)": 1}
+    assert bad not in set(builder.pack().select(device=DEVICE.name).digests)
+
+
+def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Path) -> None:
+    steady, drifted = built(tmp_path / "a"), built(tmp_path / "b")
+    steady.measure(FakeProfiler(), DEVICE)
+    drifted.measure(FakeProfiler(drift_after=BLOCK + 4), DEVICE)  # the sentinel's run after the first block included
+    assert rows_of(drifted) == rows_of(steady)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    built(tmp_path)
+    with pytest.raises(StorageError, match="give another folder"):
+        Builder(tmp_path, Recipe(families=("mlp",), per_family=4))
+
+
+def test_a_packed_data_set_reads_back_and_a_torn_one_is_refused(tmp_path: Path) -> None:
+    builder = built(tmp_path)
+    builder.measure(FakeProfiler(), DEVICE)
+    table = builder.pack(rename={DEVICE.name: "board/onnxruntime/fp32-t1"})
+    assert "board/onnxruntime/int8-t1" in table.devices
+    graphs, values = load_table(tmp_path).labelled("board/onnxruntime/fp32-t1", Metric.LATENCY)
+    assert values == pytest.approx([(g.macs + 1) * 1e-9 for g in graphs])
+    (tmp_path / "graphs.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(StorageError, match="cannot read graphs"):
+        load_table(tmp_path)
+
+
+def test_a_data_set_of_another_schema_names_the_way_out(tmp_path: Path) -> None:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pandas(pd.DataFrame({"digest": ["a"]})), tmp_path / "measurements.parquet")
+    with pytest.raises(StorageError, match="dataset build"):
+        load_table(tmp_path)

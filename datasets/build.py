@@ -155,7 +155,7 @@ class Builder:
         graphs = self.stored()
         done = {line["digest"] for line in self._journal() if line["device"] == device.name}
         todo = [g for g in graphs if g.digest not in done]
-        np.random.default_rng(self.recipe.seed).shuffle(todo)  # type: ignore[arg-type]
+        np.random.default_rng(self.recipe.seed).shuffle(todo)
         sentinel = _Sentinel(profiler, device, self.folder / "work" / "sentinel.json")
         begin = time.monotonic()
         count = len(done)

@@ -56,7 +56,8 @@ class Measurement:
         )
         if not (math.isfinite(self.value) and floor_ok):
             raise DataError(
-                f"{self.metric} of {self.digest[:8]} on {self.device} is {self.value}; a label must be finite and positive"
+                f"{self.metric} of {self.digest[:8]} on {self.device} is {self.value}; "
+                "a label must be finite and positive"
             )
         if self.provenance not in PROVENANCES:
             raise DataError(f"provenance '{self.provenance}' is not one of {', '.join(PROVENANCES)}")
@@ -149,8 +150,9 @@ class MeasurementTable:
         return [self.families.get(g.digest, g.digest) for g in graphs]
 
     def __add__(self, other: MeasurementTable) -> MeasurementTable:
-        import pandas as pd
         from collections import ChainMap
+
+        import pandas as pd
 
         rows = pd.concat([self.rows, other.rows], ignore_index=True)
         graphs: Mapping[str, OperatorGraph] = ChainMap(dict(self.graphs), dict(other.graphs))

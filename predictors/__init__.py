@@ -75,7 +75,8 @@ def load_predictor(device: str) -> Predictor:
     if device.startswith(f"{HOST}/"):
         raise NotCalibratedError(
             f"'{device}' has not been calibrated: a prediction for it would be another machine's. "
-            f"Run 'hardsight adapt --here --device {device}' (about a minute), or name one of: {', '.join(shipped_devices())}"
+            f"Run 'hardsight adapt --here --device {device}' (about a minute), "
+            f"or name one of: {', '.join(shipped_devices())}"
         )
     predictor = load_shipped_predictor()
     if not any(d == device for d, _ in predictor.targets):

@@ -213,7 +213,7 @@ def read_measurements(path: Path, device: str) -> MeasurementTable:
 def _graph_of(record: Mapping[str, Any], known: Mapping[str, OperatorGraph], folder: Path) -> OperatorGraph:
     from hardsight.ingest import read_onnx
 
-    digest = record.get("digest")
+    digest = str(record.get("digest", ""))
     if digest in known:
         return known[digest]
     graph = read_onnx(folder / record["model"])
@@ -239,13 +239,14 @@ def _check(table: MeasurementTable) -> list[str]:
     noisy = int((table.rows["spread"] > 0.1).sum())
     if noisy:
         notes.append(
-            f"{noisy} of {len(table)} labels have a spread above 10 %: the machine was busy; measure again for a better fit"
+            f"{noisy} of {len(table)} labels have a spread above 10 %: the machine was busy; "
+            "measure again for a better fit"
         )
     return notes
 
 
 def _source_devices(predictor: Predictor, device: Device) -> list[str]:
-    """Known devices to start from: the same runtime and precision if there are any, else the same precision, else all."""
+    """Known devices to start from: of the same runtime and precision, else of the same precision, else all."""
     known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
     precision = device.mode.split("-")[0]
     same_precision = [n for n in known if n.split("/")[2].split("-")[0] == precision]

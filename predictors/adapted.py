@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -153,11 +154,9 @@ class AdaptedPredictor(Predictor):
         value: FloatArray,
         level: float,
     ) -> tuple[FloatArray, FloatArray]:
-        from scipy.stats import norm
-
-        z = float(norm.ppf(0.5 + level / 2))
+        z = NormalDist().inv_cdf(0.5 + level / 2)
         halves = []
-        for j, metric in enumerate(metrics):
+        for metric in metrics:
             fitted = self.fitted[metric]
             if fitted.k < MIN_FOR_INTERVAL:
                 halves.append(np.full(len(graphs), np.nan))
@@ -223,7 +222,7 @@ def _corrected(parts: FloatArray, theta: FloatArray) -> FloatArray:
 
 
 def _jacobian(parts: FloatArray, theta: FloatArray) -> FloatArray:
-    """d log y / d theta ``(n, 1 + g)``: one for the scale, each group's share for its factor."""
+    """Derivatives of log y by theta ``(n, 1 + g)``: one for the scale, each group's share for its factor."""
     scaled = parts * np.exp(theta[1:])
     shares = scaled / scaled.sum(axis=1, keepdims=True)
     return np.concatenate([np.ones((len(parts), 1)), shares], axis=1)
@@ -247,4 +246,5 @@ def _maximum_a_posteriori(
         theta = theta + np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-8:
             break
-    return theta, np.linalg.inv(hessian)
+    covariance: FloatArray = np.linalg.inv(hessian)
+    return theta, covariance

@@ -135,5 +135,4 @@ def split_families(
 def family_folds(table: MeasurementTable, n: int) -> list[list[str]]:
     """Families in ``n`` groups, dealt out in alphabetical order; no group is empty."""
     names = sorted({table.families[d] for d in table.digests if d in table.families})
-    groups = [names[i::n] for i in range(min(n, len(names)))]
-    return groups
+    return [names[i::n] for i in range(min(n, len(names)))]

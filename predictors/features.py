@@ -43,7 +43,11 @@ CATEGORIES = (
 
 _CATEGORY_OF = {
     **dict.fromkeys(
-        ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "DeformConv", "QLinearConvTranspose"), "conv"
+        (
+            "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "DeformConv",
+            "QLinearConvTranspose",
+        ),
+        "conv",
     ),
     **dict.fromkeys(
         (
@@ -63,7 +67,10 @@ _CATEGORY_OF = {
         "norm",
     ),
     **dict.fromkeys(
-        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "QLinearGlobalAveragePool", "QLinearAveragePool"),
+        (
+            "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
+            "QLinearGlobalAveragePool", "QLinearAveragePool",
+        ),
         "pool",
     ),
     **dict.fromkeys(
@@ -118,13 +125,14 @@ TYPES = (
 )  # fmt: skip
 
 _FUSED_ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"}
-_NUMERIC = 33
-NODE_FEATURES = _NUMERIC + len(CATEGORIES) + len(TYPES)
+NUMERIC = 33
+NODE_FEATURES = NUMERIC + len(CATEGORIES) + len(TYPES)
 
 _type_index = {name: i for i, name in enumerate(TYPES)}
 _category_index = {name: i for i, name in enumerate(CATEGORIES)}
 
-TOTALS = tuple(f"{c}.{q}" for c in (*CATEGORIES, "conv8", "matmul8") for q in ("count", "macs", "bytes")) + (
+TOTALS = (
+    *(f"{c}.{q}" for c in (*CATEGORIES, "conv8", "matmul8") for q in ("count", "macs", "bytes")),
     "weight_bytes",
     "peak_live_bytes",
     "largest_tensor_bytes",
@@ -132,7 +140,7 @@ TOTALS = tuple(f"{c}.{q}" for c in (*CATEGORIES, "conv8", "matmul8") for q in ("
     "one",
 )
 
-SCHEMA = hashlib.sha256(repr((TYPES, CATEGORIES, TOTALS, _NUMERIC, 1)).encode()).hexdigest()[:16]
+SCHEMA = hashlib.sha256(repr((TYPES, CATEGORIES, TOTALS, NUMERIC, 1)).encode()).hexdigest()[:16]
 
 
 class GraphArrays(NamedTuple):
@@ -190,7 +198,9 @@ def graph_arrays(graph: OperatorGraph) -> GraphArrays:
     names = [category_of(op) for op in graph.operators]
     merged = _merged(graph, consumers, names)
     category = np.array([_category_index[name] for name in names], dtype=np.int64)
-    int8 = np.array([is_int8(op) and name != "quantize" for op, name in zip(graph.operators, names, strict=True)], bool)
+    int8 = np.array(
+        [is_int8(op) and name != "quantize" for op, name in zip(graph.operators, names, strict=True)], bool
+    )
     kept = [i for i in range(v) if not merged[i]]
     kernel_of = _kernels(graph, merged, kept)
     nodes = np.zeros((len(kept), NODE_FEATURES), dtype=np.float32)
@@ -202,11 +212,11 @@ def graph_arrays(graph: OperatorGraph) -> GraphArrays:
         moved = 0.0 if names[i] == "view" else op.bytes / BANDWIDTH_BYTES_PER_S
         prior[k] = op.repeats * (max(compute, moved) + DISPATCH_S)
         swallows = any(merged[c] for c in consumers[i])
-        nodes[k, :_NUMERIC] = _numbers(op, bool(int8[i]), swallows, len(consumers[i]), prior[k])
-        nodes[k, _NUMERIC + category[i]] = 1
+        nodes[k, :NUMERIC] = _numbers(op, bool(int8[i]), swallows, len(consumers[i]), prior[k])
+        nodes[k, NUMERIC + category[i]] = 1
         type_at = _type_index.get(op.op_type)
         if type_at is not None:
-            nodes[k, _NUMERIC + len(CATEGORIES) + type_at] = 1
+            nodes[k, NUMERIC + len(CATEGORIES) + type_at] = 1
         pairs.update((kernel_of[p], k) for p, _ in op.inputs if p >= 0 and kernel_of[p] >= 0)
     edges = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
     return GraphArrays(np.array(kept, dtype=np.int64), nodes, edges, prior, category, int8)
@@ -262,7 +272,7 @@ def _numbers(op: Operator, int8: bool, swallows: bool, n_consumers: int, prior: 
         _log(positions),
         _log(kernel_area),
         _log(groups),
-        _log(max(kernel, default=1) if isinstance(kernel, tuple) and kernel else 1),  # type: ignore[arg-type, type-var]
+        _log(max(kernel, default=1) if isinstance(kernel, tuple) and kernel else 1),  # type: ignore[arg-type]
         float(stride > 1),
         float(len(kernel) == 1 if isinstance(kernel, tuple) else 0),
         float(c_in % 16 == 0),
@@ -285,8 +295,10 @@ def _numbers(op: Operator, int8: bool, swallows: bool, n_consumers: int, prior: 
 
 
 def _merged(graph: OperatorGraph, consumers: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[bool]:
-    """Operators a runtime usually merges into a neighbour: activations behind a convolution or
-    matrix product, and quantize/dequantize pairs around an integer kernel."""
+    """Operators a runtime usually merges into a neighbour.
+
+    Activations behind a convolution or matrix product, and quantize/dequantize pairs around an integer kernel.
+    """
     heavy = {"conv", "depthwise", "matmul"}
     merged = [False] * len(graph.operators)
     for i, op in enumerate(graph.operators):

@@ -62,7 +62,8 @@ class ForestPredictor(Predictor):
         """Disagreement of the trees in log space."""
         inputs = _inputs(graphs)
         votes = np.stack([tree.predict(inputs) for tree in self._models[device, metric].estimators_])
-        return 0.05 + votes.std(axis=0)
+        disagreement: FloatArray = 0.05 + votes.std(axis=0)
+        return disagreement
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         import skops.io

@@ -17,8 +17,10 @@ from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.features import IntArray, graph_arrays
 
-Weights = Mapping[str, npt.NDArray[np.float32]]
-MAX_LOG_RATIO = 8.0
+Array = npt.NDArray[np.float32]
+Weights = Mapping[str, Array]
+MAX_LOG_RATIO = 4.0
+MAX_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,20 @@ class GraphNetConfig:
         learning_rate: of AdamW at its peak.
         weight_decay: of AdamW.
         dropout: on hidden units while training.
+        type_dropout: share of kernels whose operator type is hidden while training, so that a type never
+            seen is priced by its category, shapes and neighbours.
         seed: of the first member.
     """
 
-    hidden: int = 64
-    layers: int = 2
+    hidden: int = 96
+    layers: int = 3
     members: int = 3
-    epochs: int = 120
+    epochs: int = 60
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    dropout: float = 0.05
+    dropout: float = 0.1
+    type_dropout: float = 0.1
     seed: int = 0
 
 
@@ -59,7 +64,7 @@ class Batch(NamedTuple):
         n: number of graphs.
     """
 
-    nodes: npt.NDArray[np.float32]
+    nodes: Array
     edges: IntArray
     prior: FloatArray
     owner: IntArray
@@ -80,7 +85,13 @@ def make_batch(graphs: Sequence[OperatorGraph]) -> Batch:
     )
 
 
-def neighbour_mean(h: npt.NDArray[np.float32], source: IntArray, target: IntArray) -> npt.NDArray[np.float32]:
+def normalised(nodes: Array, mean: Array, scale: Array) -> Array:
+    """Standardised features, cut off where training has seen nothing: beyond, the prior extrapolates alone."""
+    cut: Array = np.clip((nodes - mean) / scale, -MAX_SIGMA, MAX_SIGMA)
+    return cut
+
+
+def neighbour_mean(h: Array, source: IntArray, target: IntArray) -> Array:
     """Mean of ``h[source]`` over the edges into each target ``(v, d)``; zero where there is none."""
     out = np.zeros_like(h)
     if not len(source):
@@ -97,7 +108,7 @@ def log_ratios(w: Weights, batch: Batch, layers: int) -> FloatArray:
     h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(R hₗ + P·mean(producers) + C·mean(consumers) + b)
     (GraphSAGE's mean aggregation, Hamilton et al. 2017, once along and once against the edges).
     """
-    x = (batch.nodes - w["mean"]) / w["scale"]
+    x = normalised(batch.nodes, w["mean"], w["scale"])
     h = np.maximum(x @ w["enter.weight"].T + w["enter.bias"], 0)
     producer, consumer = batch.edges
     for i in range(layers):
@@ -106,7 +117,8 @@ def log_ratios(w: Weights, batch: Batch, layers: int) -> FloatArray:
         update += neighbour_mean(h, consumer, producer) @ w[f"consumers.{i}.weight"].T
         h = h + np.maximum(update, 0)
     ratios = h @ w["leave.weight"].T + w["leave.bias"]
-    return np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
+    cut: FloatArray = np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
+    return cut
 
 
 class GraphNetPredictor(Predictor):

@@ -10,8 +10,16 @@ from torch_geometric.utils import scatter
 
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
-from hardsight.predictors.features import NODE_FEATURES
-from hardsight.predictors.graphnet import MAX_LOG_RATIO, Batch, GraphNetConfig, Weights, make_batch
+from hardsight.predictors.features import NODE_FEATURES, NUMERIC, TYPES
+from hardsight.predictors.graphnet import (
+    MAX_LOG_RATIO,
+    Array,
+    Batch,
+    GraphNetConfig,
+    Weights,
+    make_batch,
+    normalised,
+)
 
 _START_CONSTANT_S = 5e-6
 
@@ -70,7 +78,11 @@ def train(table: MeasurementTable, heads: list[str], config: GraphNetConfig, see
     graphs = [table.graphs[d] for d in digests]
     target = torch.tensor([labels[d] for d in digests])
     nodes = make_batch(graphs).nodes
-    mean, scale = nodes.mean(axis=0), nodes.std(axis=0) + 1e-3
+    mean, scale = nodes.mean(axis=0), nodes.std(axis=0) + 1e-2
+    mean[NUMERIC:], scale[NUMERIC:] = (
+        0,
+        1,
+    )  # one-hot columns stay as they are: a rare type must not become a huge input
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,7 +100,10 @@ def train(table: MeasurementTable, heads: list[str], config: GraphNetConfig, see
             order = rng.permutation(len(graphs))
             for start in range(0, len(order), config.batch):
                 chosen = order[start : start + config.batch]
-                loss = _loss(net, make_batch([graphs[i] for i in chosen]), target[chosen], mean, scale)
+                batch = make_batch([graphs[i] for i in chosen])
+                x = normalised(batch.nodes, mean, scale)
+                x[rng.random(len(x)) < config.type_dropout, -len(TYPES) :] = 0
+                loss = _loss(net, x, batch, target[chosen])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -99,11 +114,8 @@ def train(table: MeasurementTable, heads: list[str], config: GraphNetConfig, see
     return {**weights, "mean": mean, "scale": scale}
 
 
-def _loss(
-    net: CostNet, batch: Batch, target: torch.Tensor, mean: np.ndarray, scale: np.ndarray
-) -> torch.Tensor:  # type: ignore[type-arg]
-    x = torch.from_numpy((batch.nodes - mean) / scale)
-    ratios = net(x, torch.from_numpy(batch.edges))
+def _loss(net: CostNet, x: Array, batch: Batch, target: torch.Tensor) -> torch.Tensor:
+    ratios = net(torch.from_numpy(x), torch.from_numpy(batch.edges))
     prior = torch.from_numpy(batch.prior).float()
     costs = prior[:, None] * ratios.exp()
     total = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,7 @@ def compare(
     groups = family_folds(table, folds)
     for name in names:
         told = _renamed(progress, name)
-        frames[name] = with_intervals(
-            out_of_family(lambda name=name: make_predictor(name), table, groups, told)
-        )  # type: ignore[misc]
+        frames[name] = with_intervals(out_of_family(partial(make_predictor, name), table, groups, told))
     rows = [summary(frame).assign(predictor=name) for name, frame in frames.items()]
     return pd.concat(rows, ignore_index=True), frames
 

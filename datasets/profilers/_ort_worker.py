@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def peak_rss_bytes() -> int:
 
 
 def _status_bytes(key: str) -> int:
-    with open("/proc/self/status") as status:
+    with Path("/proc/self/status").open() as status:
         for line in status:
             if line.startswith(key):
                 return int(line.split()[1]) * 1024
@@ -91,9 +92,10 @@ def profile(request: dict[str, Any]) -> dict[str, Any]:
         request: ``path``, ``threads``, ``shapes`` (input name to shape), ``budget_s``, ``energy`` (bool).
 
     Returns:
-        ``latency_s``, ``spread``, ``repeats``, ``peak_memory_bytes`` (None off Linux), ``energy_j`` (None without a counter).
+        ``latency_s``, ``spread``, ``repeats``, ``peak_memory_bytes`` (None off Linux), ``energy_j`` (None
+        without a counter).
     """
-    have_status = os.path.exists("/proc/self/status")
+    have_status = Path("/proc/self/status").exists()
     base = _status_bytes("VmRSS") if have_status else 0
     options = ort.SessionOptions()
     options.intra_op_num_threads = request["threads"]
@@ -182,7 +184,8 @@ def _answer_in_fork(request: dict[str, Any]) -> str:
 def main() -> None:
     answer = _answer_in_fork if hasattr(os, "fork") else _answer
     for line in sys.stdin:
-        print(answer(json.loads(line)), flush=True)
+        sys.stdout.write(answer(json.loads(line)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ readings is the energy of everything that ran there in between.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class NvmlCounter(EnergyCounter):
     def __init__(self, index: int = 0, nvml: Any = None) -> None:
         if nvml is None:
             try:
-                import pynvml as nvml
+                nvml = import_module("pynvml")
             except ImportError as error:
                 raise BackendError("no readable energy counter: 'nvidia-ml-py' is not installed") from error
         self._nvml = nvml

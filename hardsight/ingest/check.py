@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hardsight.ingest.rules import conv_spatial, matmul_shape, swap
+from hardsight.ingest.rules import conv_spatial, matmul_shape, operand
 from hardsight.ingest.types import Shape, elements
 
 Rule = Callable[[Mapping[str, Any], Sequence[Shape], Shape], bool]
@@ -46,7 +46,7 @@ def _global_pool(attrs: Mapping[str, Any], x: Sequence[Shape], out: Shape) -> bo
 
 
 def _gemm(attrs: Mapping[str, Any], x: Sequence[Shape], out: Shape) -> bool:
-    return matmul_shape(swap(x[0], attrs.get("transA", 0)), swap(x[1], attrs.get("transB", 0))) == out
+    return matmul_shape(operand(x[0], attrs, "A"), operand(x[1], attrs, "B")) == out
 
 
 def _matmul(attrs: Mapping[str, Any], x: Sequence[Shape], out: Shape) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hardsight.ingest.rules import operand
 from hardsight.ingest.types import Shape, elements
 
 
@@ -64,9 +65,7 @@ def _conv_transpose(call: Call) -> int:
 
 def _matmul(left: int) -> Rule:
     def rule(call: Call) -> int:
-        a = call.shape(left)
-        depth = a[-2] if call.attributes.get("transA") and len(a) > 1 else a[-1]
-        return elements(call.outputs[0]) * depth
+        return elements(call.outputs[0]) * operand(call.shape(left), call.attributes, "A")[-1]
 
     return rule
 

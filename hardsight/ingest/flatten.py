@@ -16,13 +16,14 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from hardsight.errors import ModelError
 from hardsight.ingest.external import settle
 from hardsight.ingest.types import MAX_ELEMENTS, elements
+from hardsight.ingest.values import attributes
 
 DOMAIN: Final = "hardsight"
 BODIES: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -49,6 +50,7 @@ class FlatNode:
 
     proto: NodeProto
     name: str
+    attributes: Mapping[str, Any]
     trips: tuple[Trips, ...] = ()
     branches: tuple[Branch, ...] = ()
 
@@ -200,7 +202,7 @@ class _Flattener:
                 del proto.input[:], proto.output[:]
                 proto.input.extend(scope[i] if i else "" for i in node.input)
                 proto.output.extend(scope[o] if o else "" for o in node.output)
-            self.append(FlatNode(proto, name, trips, branches))
+            self.append(FlatNode(proto, name, attributes(proto), trips, branches))
 
     def append(self, node: FlatNode) -> None:
         self._flat.nodes.append(node)
@@ -214,10 +216,8 @@ class _Flattener:
         prefix = self._prefix_of(scope)
         producer: dict[str, int] = {}
         for index, node in enumerate(graph.node):
-            attributes = (attribute.name for attribute in node.attribute)
-            require_text(
-                self._model, node.name, node.op_type, node.domain, *node.input, *node.output, *attributes
-            )
+            keys = (attribute.name for attribute in node.attribute)
+            require_text(self._model, node.name, node.op_type, node.domain, *node.input, *node.output, *keys)
             for output in node.output:
                 if output:
                     if output in producer or (output in scope and scope[output] == prefix + output):
@@ -410,16 +410,16 @@ class _Opener:
                 continue
             stacked = index >= n_state
             at = (out or [])[index - n_state] if stacked and out and index - n_state < len(out) else 0
-            attributes: dict[str, int] = {
+            ends_at: dict[str, int] = {
                 "stacked": int(stacked),
                 "at": at,
                 "batched": int(batched),
             }
             if axis is not None:
-                attributes["axis"] = axis
+                ends_at["axis"] = axis
             needs_count = bool(count) and (stacked or batched)
             self._tie(
-                "End", [ends[index], count] if needs_count else [ends[index]], [output], None, **attributes
+                "End", [ends[index], count] if needs_count else [ends[index]], [output], None, **ends_at
             )
 
     def _body(
@@ -442,13 +442,14 @@ class _Opener:
         inputs: list[str],
         outputs: list[str],
         trips: tuple[Trips, ...] | None = None,
-        **attributes: int | str | list[int],
+        **given: int | str | list[int],
     ) -> None:
         proto = NodeProto(op_type=op_type, domain=DOMAIN, input=inputs, output=outputs)
-        for key, value in attributes.items():
+        for key, value in given.items():
             proto.attribute.append(_attribute(key, value))
         name = self.name if op_type == "Begin" else f"{self.name}/{op_type}/{outputs[0]}"
-        self.to.append(FlatNode(proto, name, self.trips if trips is None else trips, self.branches))
+        inside = self.trips if trips is None else trips
+        self.to.append(FlatNode(proto, name, attributes(proto), inside, self.branches))
 
 
 def _attribute(key: str, value: int | str | list[int]) -> AttributeProto:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Final
 
 from onnx import TensorProto
@@ -19,10 +18,10 @@ from hardsight.errors import ModelError
 from hardsight.graph import Attribute, Operator, OperatorGraph, TensorSpec
 from hardsight.ingest import costs
 from hardsight.ingest.bits import BITS, NAMES, STRING_BITS, size_bytes
-from hardsight.ingest.flatten import DOMAIN, Branch, FlatGraph, FlatNode, Trips
+from hardsight.ingest.flatten import BODIES, DOMAIN, Branch, FlatGraph, FlatNode, Trips
 from hardsight.ingest.rules import ENDLESS
 from hardsight.ingest.types import Shape, TensorType, elements
-from hardsight.ingest.values import Array, attributes
+from hardsight.ingest.values import Array
 
 _RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -43,7 +42,7 @@ _FOLDABLE_DOMAINS: Final = ("", "com.microsoft", *(d.rstrip(".") for d in costs.
 _LONGEST_ATTRIBUTE: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Value:
     """A tensor held in ``bits`` per element; constants have a key and a size, activations a source."""
 
@@ -293,12 +292,13 @@ class _Lowering:
         return Value(found.shape, found.elem_type, bits, constant=out, nbytes=size_bytes(count, bits))
 
     def _operator(self, node: FlatNode, op_type: str, inputs: Sequence[Value | None]) -> None:
-        attrs = attributes(node.proto)
+        attrs = node.attributes
         if op_type == DOMAIN + ".Begin":
             op_type, attrs = attrs["kind"], {k: v for k, v in attrs.items() if k == "axes"}
         # An output that nobody reads and nobody knows the shape of is not worth a refusal.
         names = [name for name in node.proto.output if name in self._read or name in self._types]
-        outputs = [self._made(name, op_type, node, inputs) for name in names]
+        index = len(self._drafts)
+        outputs = [self._made(name, op_type, node, inputs, (index, slot)) for slot, name in enumerate(names)]
         shapes = tuple(value.shape for value in outputs)
         call = costs.Call(attrs, [None if v is None else v.shape for v in inputs], shapes)
         try:
@@ -326,14 +326,19 @@ class _Lowering:
             known=costs.known(op_type),
             **_bytes(op_type, inputs, outputs),
         )
-        index = len(self._drafts)
         self._drafts.append(_Draft(operator, tuple(constants)))
         for branch in node.branches:
             self._by_branch.setdefault(branch, []).append(index)
-        for slot, (name, value) in enumerate(zip(names, outputs, strict=True)):
-            self._values[name] = replace(value, source=(index, slot))
+        self._values.update(zip(names, outputs, strict=True))
 
-    def _made(self, name: str, op_type: str, node: FlatNode, inputs: Sequence[Value | None]) -> Value:
+    def _made(
+        self,
+        name: str,
+        op_type: str,
+        node: FlatNode,
+        inputs: Sequence[Value | None],
+        source: tuple[int, int],
+    ) -> Value:
         found = self._type(name)
         bits = self._bits(found.elem_type, name)
         first = inputs[0] if inputs else None
@@ -343,12 +348,12 @@ class _Lowering:
             op_type in costs.VIEWS
             and first is not None
             and first.elem_type == found.elem_type
-            and node.proto.domain == ""
+            and op_type not in BODIES
         ):
             bits = first.bits
         else:
             bits = self._widths.get(name, bits)
-        return Value(found.shape, found.elem_type, bits)
+        return Value(found.shape, found.elem_type, bits, source)
 
     def _unique(self, name: str) -> str:
         count = self._used_names.get(name, 0) + 1
@@ -481,9 +486,11 @@ def _widest(values: Sequence[Value], default: int) -> int:
 
 
 def _weight_bits(op_type: str, attrs: Mapping[str, Any], constants: Sequence[Value]) -> int:
-    if constants and "bits" in attrs and op_type.startswith("com.microsoft."):  # packed into bytes
-        return int(attrs["bits"])
-    return _widest(constants, 0)
+    packed = attrs.get("bits")  # several values in one byte
+    if constants and isinstance(packed, int) and op_type.startswith("com.microsoft."):
+        return packed
+    # Scales, zero points and other single numbers are no weights.
+    return _widest([value for value in constants if elements(value.shape) > 1], 0)
 
 
 def _bytes(op_type: str, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> dict[str, int]:
@@ -518,4 +525,4 @@ def _kept(attrs: Mapping[str, Any], inputs: Sequence[Value | None]) -> Mapping[s
     roles = "".join("c" if v.constant else "a" for v in inputs if v is not None)
     if "ca" in roles:  # constant - x is not x - constant
         kept["operands"] = roles
-    return MappingProxyType(kept)
+    return kept

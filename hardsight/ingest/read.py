@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, ValueInfoProto, defs
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, defs
 
 from hardsight.errors import ModelError
 from hardsight.graph import OperatorGraph
@@ -19,7 +19,7 @@ from hardsight.ingest.infer import OPTIONAL
 from hardsight.ingest.load import Source, load
 from hardsight.ingest.lower import lower
 from hardsight.ingest.types import MAX_ELEMENTS, Shape, TensorType, elements, loose, resolve
-from hardsight.ingest.values import Array, attributes, small_value
+from hardsight.ingest.values import Array, small_value
 from hardsight.ingest.worker import INFER, INLINE
 
 _VALUES_NEEDED: Final = frozenset({"Begin", "Select"})
@@ -107,7 +107,7 @@ def _declared(flat: FlatGraph, symbols: Mapping[str, int]) -> dict[str, TensorTy
             made = shapes.get(node.proto.output[0])
             if made is None or not known or len(known) < len(inputs):
                 return None
-            if not consistent(node.proto.op_type, attributes(node.proto), known, made):
+            if not consistent(node.proto.op_type, node.attributes, known, made):
                 return None
     return types
 
@@ -119,14 +119,12 @@ def _constants(flat: FlatGraph) -> dict[str, Array]:
         if all(dim == 1 for dim in tensor.dims) and (value := small_value(tensor)) is not None:
             values[name] = value
     for node in flat.nodes:
-        if node.proto.op_type == "Constant" and not node.proto.domain:
-            held = attributes(node.proto).get("value")
-            if (
-                held is not None
-                and all(d == 1 for d in held.dims)
-                and (value := small_value(held)) is not None
-            ):
-                values[node.proto.output[0]] = value
+        if node.proto.op_type == "Constant" and not node.proto.domain and node.proto.output:
+            held = node.attributes.get("value")
+            if isinstance(held, TensorProto) and all(dim == 1 for dim in held.dims):
+                value = small_value(held)
+                if value is not None:
+                    values[node.proto.output[0]] = value
     return values
 
 

@@ -92,12 +92,19 @@ def swap(shape: Shape, wanted: bool) -> Shape:
     return (*shape[:-2], shape[-1], shape[-2]) if wanted and len(shape) > 1 else shape
 
 
+def operand(shape: Shape, attrs: Attributes, side: str) -> Shape:
+    """A factor as it is multiplied. FusedMatMul's transBatch first moves dimension 0 to the last but one."""
+    if attrs.get("transBatch" + side):
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    return swap(shape, bool(attrs.get("trans" + side)))
+
+
 def _matmul(first: int, second: int, elem_type: int | None = None) -> Rule:
     def rule(attrs: Attributes, types: Types, values: Values, outputs: int) -> Answer:
         a, b = _get(types, first), _get(types, second)
         if a is None or b is None:
             return [None] * outputs
-        left, right = swap(a.shape, bool(attrs.get("transA"))), swap(b.shape, bool(attrs.get("transB")))
+        left, right = operand(a.shape, attrs, "A"), operand(b.shape, attrs, "B")
         code = a.elem_type if elem_type is None else elem_type
         return _pad(_tensor(code, matmul_shape(left, right)), outputs)
 
@@ -184,7 +191,7 @@ def _qgemm(attrs: Attributes, types: Types, values: Values, outputs: int) -> Ans
     a, b = _get(types, 0), _get(types, 3)
     if a is None or b is None:
         return [None] * outputs
-    left, right = swap(a.shape, bool(attrs.get("transA"))), swap(b.shape, bool(attrs.get("transB")))
+    left, right = operand(a.shape, attrs, "A"), operand(b.shape, attrs, "B")
     # Without an output scale the result is float.
     code = a.elem_type if len(types) > 7 and types[7] is not None else TensorProto.FLOAT
     return _pad(_tensor(code, matmul_shape(left, right)), outputs)

@@ -49,7 +49,9 @@ class FakeProfiler(Profiler):
         if graph.digest == self._refuse:
             raise BackendError("the runtime crashed (SIGSEGV)")
         factor = 1.5 if self._drift_after <= len(self.measured) < self._drift_after + 5 else 1.0
-        return [Measurement(graph.digest, device.name, Metric.LATENCY, factor * (graph.macs + 1) * 1e-9, 0.01, 20)]
+        return [
+            Measurement(graph.digest, device.name, Metric.LATENCY, factor * (graph.macs + 1) * 1e-9, 0.01, 20)
+        ]
 
 
 def built(folder: Path, recipe: Recipe = RECIPE) -> Builder:
@@ -108,7 +110,9 @@ def test_a_failing_graph_costs_its_cell_and_is_counted(tmp_path: Path) -> None:
 def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Path) -> None:
     steady, drifted = built(tmp_path / "a"), built(tmp_path / "b")
     steady.measure(FakeProfiler(), DEVICE)
-    drifted.measure(FakeProfiler(drift_after=BLOCK + 4), DEVICE)  # the sentinel's run after the first block included
+    drifted.measure(
+        FakeProfiler(drift_after=BLOCK + 4), DEVICE
+    )  # the sentinel's run after the first block included
     assert rows_of(drifted) == rows_of(steady)
 
 

@@ -21,9 +21,9 @@ from hardsight.metrics import Metric
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
-net (float[1,4,16,16] x) => (float[1,4,16,16] y) <float[4,4,3,3] w = {%s}>
+net (float[1,4,16,16] x) => (float[1,4,16,16] y) <float[4,4,3,3] w = {WEIGHTS}>
 { c = Conv <pads = [1,1,1,1]> (x, w)  y = Relu(c) }
-""" % ",".join(["0.1"] * 144)
+""".replace("WEIGHTS", ",".join(["0.1"] * 144))
 
 
 @pytest.fixture
@@ -126,7 +126,8 @@ def test_int8_mode_quantizes_a_float_model(model_path: Path) -> None:
 
 def test_a_model_the_runtime_refuses_names_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "odd.onnx"
-    text = '<ir_version: 8, opset_import: ["" : 17, "my.domain" : 1]> n (float[2] x) => (float[2] y) { y = my.domain.Odd(x) }'
+    head = '<ir_version: 8, opset_import: ["" : 17, "my.domain" : 1]>'
+    text = head + " n (float[2] x) => (float[2] y) { y = my.domain.Odd(x) }"
     onnx.save(onnx.parser.parse_model(text), path)
     device = get_device("host/onnxruntime/fp32-t1")
     with pytest.raises((BackendError, ModelError), match="Odd"):

@@ -54,7 +54,11 @@ def test_the_interval_covers_the_new_device(source: Conformal) -> None:
 
 
 def test_four_measurements_give_a_value_but_no_interval(source: Conformal) -> None:
-    answer = AdaptedPredictor(source, NEW, DEVICE).fit(new_device(4)).predict(list(new_device(3).graphs.values()), NEW)
+    answer = (
+        AdaptedPredictor(source, NEW, DEVICE)
+        .fit(new_device(4))
+        .predict(list(new_device(3).graphs.values()), NEW)
+    )
     assert np.isfinite(answer.value).all()
     assert np.isnan(answer.lower).all()
 
@@ -68,7 +72,9 @@ def test_layers_sum_to_the_adapted_total(source: Conformal) -> None:
 
 def test_milliseconds_for_seconds_are_named(source: Conformal) -> None:
     table = new_device(8)
-    wrong = table.rows.assign(value=table.rows["value"] * np.where(table.rows["metric"] == "latency_s", 1000, 1))
+    wrong = table.rows.assign(
+        value=table.rows["value"] * np.where(table.rows["metric"] == "latency_s", 1000, 1)
+    )
     with pytest.raises(DataError, match="check the unit"):
         AdaptedPredictor(source, NEW, DEVICE).fit(MeasurementTable(wrong, table.graphs))
 

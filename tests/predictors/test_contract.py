@@ -67,7 +67,9 @@ def test_order_of_operators_does_not_matter(predictor: Conformal) -> None:
     one = OperatorGraph("one", (a, b), inputs, (), ((0, 0), (1, 0)))
     two = OperatorGraph("two", (b, a), inputs, (), ((1, 0), (0, 0)))
     assert one.digest == two.digest
-    np.testing.assert_allclose(predictor.predict([one], DEVICE).value, predictor.predict([two], DEVICE).value, rtol=1e-6)
+    np.testing.assert_allclose(
+        predictor.predict([one], DEVICE).value, predictor.predict([two], DEVICE).value, rtol=1e-6
+    )
 
 
 def test_a_wider_level_contains_a_narrower_one(predictor: Conformal) -> None:
@@ -92,7 +94,9 @@ def test_layers_sum_to_the_total(predictor: Conformal) -> None:
         costs = predictor.layer_costs(graph, DEVICE)
         assert costs.shape == (len(graph.operators),)
         assert (costs >= 0).all()
-        np.testing.assert_allclose(costs.sum(), predictor.point([graph], DEVICE, Metric.LATENCY)[0], rtol=1e-5)
+        np.testing.assert_allclose(
+            costs.sum(), predictor.point([graph], DEVICE, Metric.LATENCY)[0], rtol=1e-5
+        )
 
 
 def test_an_unknown_operator_is_named_and_never_free(predictor: Conformal) -> None:
@@ -100,10 +104,14 @@ def test_an_unknown_operator_is_named_and_never_free(predictor: Conformal) -> No
     last = base.operators[-1]
     shape = last.output_shapes[0]
     odd = tuple(
-        dataclasses.replace(relu(f"odd{i}", len(base.operators) - 1 + i, shape[1], shape[2], "Odd", known=False))
+        dataclasses.replace(
+            relu(f"odd{i}", len(base.operators) - 1 + i, shape[1], shape[2], "Odd", known=False)
+        )
         for i in range(3)
     )
-    longer = OperatorGraph("longer", base.operators + odd, base.inputs, base.outputs, ((len(base.operators) + 2, 0),))
+    longer = OperatorGraph(
+        "longer", base.operators + odd, base.inputs, base.outputs, ((len(base.operators) + 2, 0),)
+    )
     answer = predictor.predict([base, longer], DEVICE)
     assert answer.unknown_ops[1] == {"Odd": 3}
     if predictor.name != "forest":  # trees are step functions: they may not move, but must not fall
@@ -161,7 +169,7 @@ def test_a_folder_cannot_name_code_to_load(tmp_path: Path) -> None:
 
 def test_graphnet_in_numpy_equals_pytorch_geometric() -> None:
     torch = pytest.importorskip("torch")
-    from hardsight.predictors.graphnet import log_ratios, make_batch
+    from hardsight.predictors.graphnet import log_ratios, make_batch, normalised
     from hardsight.predictors.graphnet_train import CostNet
 
     predictor = fitted("graphnet").predictor
@@ -169,10 +177,15 @@ def test_graphnet_in_numpy_equals_pytorch_geometric() -> None:
     weights = predictor.members[0]
     net = CostNet(len(predictor.heads), predictor.config).eval()
     state = {k: k if k in weights else k.replace(".weight", ".lin_l.weight") for k in net.state_dict()}
-    own = {k: torch.from_numpy(np.array(weights[k if k in weights else k.replace(".lin_l.", ".")])) for k in state}
+    own = {
+        k: torch.from_numpy(np.array(weights[k if k in weights else k.replace(".lin_l.", ".")]))
+        for k in state
+    }
     net.load_state_dict(own)
     batch = make_batch(fresh())
-    x = torch.from_numpy((batch.nodes - weights["mean"]) / weights["scale"])
+    x = torch.from_numpy(normalised(batch.nodes, weights["mean"], weights["scale"]))
     with torch.no_grad():
         expected = net(x, torch.from_numpy(batch.edges)).numpy()
-    np.testing.assert_allclose(log_ratios(weights, batch, predictor.config.layers), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        log_ratios(weights, batch, predictor.config.layers), expected, rtol=1e-4, atol=1e-5
+    )

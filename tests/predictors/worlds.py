@@ -32,7 +32,9 @@ def conv(name: str, source: int, c_in: int, c_out: int, side: int, kernel: int =
 def relu(name: str, source: int, c: int, side: int, op_type: str = "Relu", known: bool = True) -> Operator:
     shape = (1, c, side, side)
     size = 4 * c * side**2
-    return Operator(name, op_type, ((source, 0),), (shape,), (shape,), bytes_in=size, bytes_out=size, known=known)
+    return Operator(
+        name, op_type, ((source, 0),), (shape,), (shape,), bytes_in=size, bytes_out=size, known=known
+    )
 
 
 def chain(rng: np.random.Generator, family: str) -> OperatorGraph:
@@ -62,7 +64,8 @@ def chain(rng: np.random.Generator, family: str) -> OperatorGraph:
 def true_latency(graph: OperatorGraph, *, macs_per_s: float = 4e10, bytes_per_s: float = 8e9) -> float:
     merged = {op.name for op in graph.operators if op.op_type == "Relu"}
     return sum(
-        op.macs / macs_per_s + (0 if op.name in merged else op.bytes / bytes_per_s + 2e-6) for op in graph.operators
+        op.macs / macs_per_s + (0 if op.name in merged else op.bytes / bytes_per_s + 2e-6)
+        for op in graph.operators
     )
 
 
@@ -81,7 +84,9 @@ def world(
             continue
         graphs[graph.digest], families[graph.digest] = graph, family
         value = scale * true_latency(graph, **law) * float(np.exp(noise * rng.standard_normal()))
-        memory = 2e6 + 2.0 * graph.weight_bytes + 1.5 * max(op.bytes_in + op.bytes_out for op in graph.operators)
+        memory = (
+            2e6 + 2.0 * graph.weight_bytes + 1.5 * max(op.bytes_in + op.bytes_out for op in graph.operators)
+        )
         labels.append(Measurement(graph.digest, device, Metric.LATENCY, value, 0.01, 20))
         labels.append(Measurement(graph.digest, device, Metric.PEAK_MEMORY, memory, 0.0, 1))
     return MeasurementTable.from_measurements(labels, graphs, families)

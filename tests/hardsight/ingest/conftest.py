@@ -7,7 +7,10 @@ from collections.abc import Callable
 import pytest
 from onnx import ModelProto, TensorProto, parser
 
-HEADER = '<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1, "qonnx.custom_op.general" : 1, "own" : 1]>'
+HEADER = (
+    '<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1,'
+    ' "qonnx.custom_op.general" : 1, "own" : 1]>'
+)
 
 
 def _model(text: str, opset: int = 17) -> ModelProto:

@@ -54,7 +54,9 @@ def test_node_models(node_cases, capsys, record_property):
     assert not wrong
     assert read / len(node_cases) > 0.985
     # What is refused has sizes that only a run can tell; nothing else may be.
-    unexplained = {name: text for name, text in refused.items() if not any(why in text for why in RUNTIME_SIZES)}
+    unexplained = {
+        name: text for name, text in refused.items() if not any(why in text for why in RUNTIME_SIZES)
+    }
     assert not unexplained
 
 

@@ -46,17 +46,26 @@ def _field(number: int, payload: bytes) -> bytes:
 
 
 MODELS = {
-    "cycle": (lambda: _model([_node("Add", ["x", "b"], ["a"]), _node("Relu", ["a"], ["b"]), _node("Relu", ["b"])]), "cycle"),
+    "cycle": (
+        lambda: _model([_node("Add", "xb", "a"), _node("Relu", "a", "b"), _node("Relu", "b")]),
+        "cycle",
+    ),
     "self loop": (lambda: _model([_node("Add", ["x", "y"], ["y"])]), "cycle"),
     "nothing makes it": (lambda: _model([_node(inputs=["ghost"])]), "reads 'ghost', which nothing makes"),
     "made twice": (lambda: _model([_node(), _node("Neg")]), "makes the tensor 'y' twice"),
     "input made again": (lambda: _model([_node(outputs=["x"])]), "makes the tensor 'x' twice"),
-    "weight twice": (lambda: _model([_node()], weights=[_weight([1]), _weight([1])]), "makes the tensor 'w' twice"),
+    "weight twice": (
+        lambda: _model([_node()], weights=[_weight([1]), _weight([1])]),
+        "makes the tensor 'w' twice",
+    ),
     "output of nothing": (lambda: _model([_node(outputs=["z"])]), "output 'y'.*made by no node"),
     "no graph": (lambda: ModelProto(ir_version=8), "has no graph|is empty"),
     "empty graph": (lambda: helper.make_model(helper.make_graph([], "g", [], [])), "empty graph"),
     "shapeless": (lambda: _model([_node()], [_info("x", None)]), "input 'x'.*has no shape; give one"),
-    "typeless": (lambda: _model([_node()], [helper.make_empty_tensor_value_info("x")]), "input 'x'.*has no (type|shape)"),
+    "typeless": (
+        lambda: _model([_node()], [helper.make_empty_tensor_value_info("x")]),
+        "input 'x'.*has no (type|shape)",
+    ),
     "negative input": (lambda: _model([_node()], [_info("x", [1, -3, 8, 8])]), "negative dimension -3"),
     "negative weight": (lambda: _model([_node()], weights=[_weight([-1, 4])]), "impossible shape"),
     "overflowing input": (lambda: _model([_node()], [_info("x", [2**40, 2**40])]), "impossible shape"),
@@ -77,11 +86,17 @@ MODELS = {
         lambda: _model([_node("Add", ["x", "w"])], weights=[_weight([7])]),
         "does not fit its inputs",
     ),
-    "element type": (lambda: _model([_node("Add", ["x", "w"])], weights=[_weight([1], code=99)]), "element type|does not fit"),
-    "operator set 0": (lambda: _model([_node()], opset_imports=[helper.make_opsetid("", 0)]), "operator set 0"),
+    "element type": (
+        lambda: _model([_node("Add", ["x", "w"])], weights=[_weight([1], code=99)]),
+        "element type|does not fit",
+    ),
+    "operator set 0": (
+        lambda: _model([_node()], opset_imports=[helper.make_opsetid("", 0)]),
+        "operator set 0",
+    ),
     "missing attribute": (lambda: _model([_node("Concat", ["x", "x"])]), "does not fit its inputs"),
     "missing input": (lambda: _model([_node("Conv", ["x"])]), "does not fit|missing|cannot be computed"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -96,6 +111,11 @@ def _one_sentence(error: ModelError) -> None:
     assert "\n" not in str(error)
     assert len(str(error)) < 600
     assert error.exit_code == 2
+
+
+def test_a_constant_of_another_kind_than_its_attribute_says_is_no_crash():
+    graph = read_onnx(_model([_node("Constant", (), ("y",), value=[1, 2])], outputs=[_info("y", [2])]))
+    assert [op.op_type for op in graph.operators] == ["Constant"]
 
 
 @pytest.mark.parametrize("levels", [20, 100, 5000])
@@ -130,7 +150,9 @@ def test_a_file_that_is_no_model(case, tmp_path):
 
 
 def test_truncated_in_the_middle_of_a_weight(tmp_path):
-    model = _model([_node("Conv", ["x", "w"])], weights=[helper.make_tensor("w", FLOAT, [64, 3, 3, 3], [0.0] * 1728)])
+    model = _model(
+        [_node("Conv", ["x", "w"])], weights=[helper.make_tensor("w", FLOAT, [64, 3, 3, 3], [0.0] * 1728)]
+    )
     data = model.SerializeToString()
     assert read_onnx(data).macs == 64 * 36 * 27
     for cut in range(1, len(data), 97):
@@ -170,7 +192,15 @@ def _external(location: str, *, constant: bool = False) -> ModelProto:
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize(
-    "location", ["/etc/passwd", "../weights.bin", "a/../../weights.bin", "C:\\weights.bin", "..\\weights.bin", "\\\\host\\w"]
+    "location",
+    [
+        "/etc/passwd",
+        "../weights.bin",
+        "a/../../weights.bin",
+        "C:\\weights.bin",
+        "..\\weights.bin",
+        "\\\\host\\w",
+    ],
 )
 def test_external_data_never_leaves_the_folder(location, constant, tmp_path):
     path = tmp_path / "m.onnx"

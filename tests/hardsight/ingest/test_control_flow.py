@@ -49,8 +49,10 @@ def test_a_constant_condition_takes_its_branch_even_if_the_other_is_impossible(m
     assert not graph.assumptions
 
 
-LOOP = """g (float[1,8] x) => (float[1,8] y, float[{n},1,8] all) <int64 m = {{{n}}}, bool go = {{1}}, float[8,8] w> {{
-    y, all = Loop (m, go, x) <body = b (int64 i, bool ci, float[1,8] s) => (bool co, float[1,8] t, float[1,8] u) {{
+LOOP = """g (float[1,8] x) => (float[1,8] y, float[{n},1,8] all)
+<int64 m = {{{n}}}, bool go = {{1}}, float[8,8] w> {{
+    y, all = Loop (m, go, x) <
+        body = b (int64 i, bool ci, float[1,8] s) => (bool co, float[1,8] t, float[1,8] u) {{
         co = Identity(ci)
         t = MatMul(s, w)
         u = Relu(t)
@@ -70,7 +72,9 @@ def test_loop_with_a_constant_trip_count_repeats_its_body(model):
 
 
 def test_loop_of_unknown_length_counts_once_and_says_so(model):
-    text = LOOP.format(n=5).replace("(float[1,8] x)", "(float[1,8] x, int64 m)").replace("int64 m = {5}, ", "")
+    text = (
+        LOOP.format(n=5).replace("(float[1,8] x)", "(float[1,8] x, int64 m)").replace("int64 m = {5}, ", "")
+    )
     graph = read_onnx(model(text))
     assert graph.macs == 64
     assert any("runs depends on the data, taken as once" in sentence for sentence in graph.assumptions)
@@ -94,7 +98,8 @@ def test_nested_loops_multiply(model):
 
 def test_scan_runs_once_per_step(model):
     text = """g (float[1,8] s, float[7,1,8] x) => (float[1,8] y, float[7,1,8] ys) <float[8,8] w> {
-        y, ys = Scan <num_scan_inputs = 1, body = b (float[1,8] a, float[1,8] e) => (float[1,8] n, float[1,8] o) {
+        y, ys = Scan <num_scan_inputs = 1,
+            body = b (float[1,8] a, float[1,8] e) => (float[1,8] n, float[1,8] o) {
             m = MatMul(e, w)
             n = Add(a, m)
             o = Identity(n)

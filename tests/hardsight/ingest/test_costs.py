@@ -9,7 +9,10 @@ from hardsight.ingest.costs import Call
 
 CASES = {
     # 6 x 8 x 8 outputs, each a sum over 4 channels of a 3 x 3 kernel: 384 * 36
-    "conv": ("g (float[1,4,8,8] x) => (float[1,6,8,8] y) <float[6,4,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }", 13824),
+    "conv": (
+        "g (float[1,4,8,8] x) => (float[1,6,8,8] y) <float[6,4,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }",
+        13824,
+    ),
     # stride 2 halves both sides: 6 x 4 x 4 outputs * 36
     "conv stride": (
         "g (float[1,4,8,8] x) => (float[1,6,4,4] y) <float[6,4,3,3] w> {"
@@ -18,30 +21,40 @@ CASES = {
     ),
     # depthwise: 4 x 8 x 8 outputs, each a sum over 1 channel of a 3 x 3 kernel: 256 * 9
     "depthwise": (
-        "g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,1,3,3] w> { y = Conv<pads=[1,1,1,1], group=4>(x, w) }",
+        "g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,1,3,3] w>"
+        " { y = Conv<pads=[1,1,1,1], group=4>(x, w) }",
         2304,
     ),
     # batch of 2, one dimension: 2 x 5 x (10 - 3 + 1) outputs * 3 channels * 3 taps: 80 * 9
     "conv 1d": ("g (float[2,3,10] x) => (float[2,5,8] y) <float[5,3,3] w> { y = Conv(x, w) }", 720),
     # every one of 4 x 5 x 5 inputs meets 6 channels of a 2 x 2 kernel: 100 * 24
     "transposed": (
-        "g (float[1,4,5,5] x) => (float[1,6,10,10] y) <float[4,6,2,2] w> { y = ConvTranspose<strides=[2,2]>(x, w) }",
+        "g (float[1,4,5,5] x) => (float[1,6,10,10] y) <float[4,6,2,2] w>"
+        " { y = ConvTranspose<strides=[2,2]>(x, w) }",
         2400,
     ),
     # 7 x 5 outputs, each a sum over 3
-    "gemm": ("g (float[7,3] x) => (float[7,5] y) <float[5,3] w, float[5] b> { y = Gemm<transB=1>(x, w, b) }", 105),
-    "gemm transposed": ("g (float[3,7] x) => (float[7,5] y) <float[3,5] w> { y = Gemm<transA=1>(x, w) }", 105),
+    "gemm": (
+        "g (float[7,3] x) => (float[7,5] y) <float[5,3] w, float[5] b> { y = Gemm<transB=1>(x, w, b) }",
+        105,
+    ),
+    "gemm transposed": (
+        "g (float[3,7] x) => (float[7,5] y) <float[3,5] w> { y = Gemm<transA=1>(x, w) }",
+        105,
+    ),
     # batch 2 x 4 broadcast over 1 x 4: 2 * 4 * 5 * 7 outputs, each a sum over 6
     "matmul": ("g (float[2,4,5,6] a, float[1,4,6,7] b) => (float[2,4,5,7] y) { y = MatMul(a, b) }", 1680),
     "matvec": ("g (float[5,6] a, float[6] b) => (float[5] y) { y = MatMul(a, b) }", 30),
     "integer": ("g (uint8[5,6] a) => (int32[5,7] y) <int8[6,7] b> { y = MatMulInteger(a, b) }", 210),
     # indices b=2, i=3, j=4, k=5, one multiplication each
     "einsum": (
-        'g (float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y) { y = Einsum<equation="bij,bjk->bik">(a, b) }',
+        "g (float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y)"
+        ' { y = Einsum<equation="bij,bjk->bik">(a, b) }',
         120,
     ),
     "einsum dots": (
-        'g (float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y) { y = Einsum<equation="...ij,...jk->...ik">(a, b) }',
+        "g (float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y)"
+        ' { y = Einsum<equation="...ij,...jk->...ik">(a, b) }',
         120,
     ),
     # 7 steps x 2 samples x (4 gates * 8 hidden) x (5 inputs + 8 hidden)
@@ -74,8 +87,15 @@ CASES = {
         " y = com.microsoft.MatMulNBits<K=32, N=8, bits=4, block_size=32>(x, w, s) }",
         768,
     ),
+    # dimension 0 moves to the last but one: (12, 1, 4, 16) is 4 heads of 12 x 16; 4 * 12 * 12 * 16
+    "fused, batch transposed": (
+        "g (float[12,1,4,16] a, float[12,1,4,16] b) => (float[1,4,12,12] y) {"
+        " y = com.microsoft.FusedMatMul<transB=1, transBatchA=1, transBatchB=1>(a, b) }",
+        9216,
+    ),
     "fused": (
-        'g (float[1,4,8,8] x) => (float[1,6,6,6] y) <float[6,4,3,3] w> { y = com.microsoft.FusedConv<activation="Relu">(x, w) }',
+        "g (float[1,4,8,8] x) => (float[1,6,6,6] y) <float[6,4,3,3] w>"
+        ' { y = com.microsoft.FusedConv<activation="Relu">(x, w) }',
         7776,  # 6 * 6 * 6 outputs * 36
     ),
     "elementwise": ("g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = Relu(x) }", 0),
@@ -91,13 +111,15 @@ def test_macs_by_hand(model, case):
 
 
 def test_standard_attention(model):
-    text = "g (float[1,4,10,6] q, float[1,4,12,6] k, float[1,4,12,5] v) => (float[1,4,10,5] y) { y = Attention(q, k, v) }"
+    text = """g (float[1,4,10,6] q, float[1,4,12,6] k, float[1,4,12,5] v) => (float[1,4,10,5] y)
+    { y = Attention(q, k, v) }"""
     # 4 heads x 10 queries x 12 keys x (6 + 5)
     assert read_onnx(model(text, opset=23)).macs == 5280
 
 
 def test_bytes_of_a_convolution(model):
-    text = "g (float16[1,4,8,8] x) => (float16[1,6,6,6] y) <float16[6,4,3,3] w, float16[6] b> { y = Conv(x, w, b) }"
+    text = """g (float16[1,4,8,8] x) => (float16[1,6,6,6] y) <float16[6,4,3,3] w, float16[6] b>
+    { y = Conv(x, w, b) }"""
     (conv,) = read_onnx(model(text)).operators
     assert (conv.input_bits, conv.weight_bits, conv.output_bits) == (16, 16, 16)
     assert conv.bytes_in == 4 * 8 * 8 * 2

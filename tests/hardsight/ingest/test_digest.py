@@ -42,7 +42,9 @@ def test_weights_do_not_matter_and_neither_does_their_place(base, tmp_path):
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
     assert read_onnx(bare).digest == expected
-    onnx.save(_embedded(base, 3), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    onnx.save(
+        _embedded(base, 3), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0
+    )
     assert read_onnx(tmp_path / "m.onnx").digest == expected
     (tmp_path / "w").unlink()
     assert read_onnx(tmp_path / "m.onnx").digest == expected
@@ -65,7 +67,9 @@ def test_names_and_node_order_do_not_matter(base):
     graph = read_onnx(base, name="other")
     assert graph.digest == expected
     position = {op.name: index for index, op in enumerate(graph.operators)}
-    assert all(producer < index for index, op in enumerate(graph.operators) for producer, _ in op.inputs), position
+    assert all(producer < index for index, op in enumerate(graph.operators) for producer, _ in op.inputs), (
+        position
+    )
 
 
 def test_reading_does_not_change_the_given_model(base):

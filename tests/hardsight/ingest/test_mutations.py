@@ -39,7 +39,22 @@ TEXTS = [
     }""".replace("<float s", "<int64[4] sizes = {1, 6, 8, 8}, float s"),
 ]
 NUMBERS = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 7, 2**31, 2**40, 2**62, 2**63 - 1)
-TYPES = ("Relu", "Conv", "Reshape", "MatMul", "Concat", "LSTM", "Loop", "If", "Scan", "Shape", "Split", "TopK", "", "§")
+TYPES = (
+    "Relu",
+    "Conv",
+    "Reshape",
+    "MatMul",
+    "Concat",
+    "LSTM",
+    "Loop",
+    "If",
+    "Scan",
+    "Shape",
+    "Split",
+    "TopK",
+    "",
+    "§",
+)
 
 
 def _mutate_proto(model: ModelProto, rng: random.Random) -> None:
@@ -50,7 +65,9 @@ def _mutate_proto(model: ModelProto, rng: random.Random) -> None:
     if action == 0:
         node.op_type = rng.choice(TYPES)
     elif action == 1 and node.input:
-        node.input[rng.randrange(len(node.input))] = rng.choice(["", *(o for n in graph.node for o in n.output), "x"])
+        node.input[rng.randrange(len(node.input))] = rng.choice(
+            ["", *(o for n in graph.node for o in n.output), "x"]
+        )
     elif action == 2 and node.output:
         node.output[rng.randrange(len(node.output))] = rng.choice(["", "x", "y", "new"])
     elif action == 3 and node.attribute:

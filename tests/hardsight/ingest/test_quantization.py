@@ -9,7 +9,8 @@ from hardsight.ingest import read_onnx
 from hardsight.ingest.bits import BITS, NAMES, size_bytes
 
 QDQ = """g (float[1,4,8,8] x) => (float[1,6,8,8] y)
-<float s = {0.1}, uint8 z = {128}, int8[6,4,3,3] w, float[6] ws, int8[6] wz, int32[6] b, float[6] bs, int32[6] bz> {
+<float s = {0.1}, uint8 z = {128}, int8[6,4,3,3] w, float[6] ws, int8[6] wz,
+ int32[6] b, float[6] bs, int32[6] bz> {
     q = QuantizeLinear(x, s, z)
     d = DequantizeLinear(q, s, z)
     wd = DequantizeLinear<axis=0>(w, ws, wz)
@@ -35,7 +36,12 @@ def test_qdq_convolution_is_priced_as_an_integer_one(model):
     assert conv.bytes_weights == weights
     assert graph.weight_bytes == weights + 4 + 1  # and the scale and zero point that the activations share
     # The quantizer at the input reads floats; those beside the convolution are fused into it.
-    assert (first.input_bits, first.output_bits, first.bytes_in, first.bytes_out) == (32, 8, 4 * 64 * 4, 4 * 64)
+    assert (first.input_bits, first.output_bits, first.bytes_in, first.bytes_out) == (
+        32,
+        8,
+        4 * 64 * 4,
+        4 * 64,
+    )
     assert fused.bytes == requantize.bytes == 0
     assert (last.input_bits, last.output_bits, last.bytes_out) == (8, 32, 6 * 64 * 4)
 

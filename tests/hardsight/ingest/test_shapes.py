@@ -11,7 +11,8 @@ from hardsight.ingest import read_onnx
 from hardsight.ingest.client import WORKER
 from hardsight.ingest.values import RULES, Unknown, fold
 
-FLATTEN = """g (float[N,3,8,8] x) => (float[N,10] y) <float[4,3,3,3] w, float[10,256] f, int64[1] minus = {-1}> {
+FLATTEN = """g (float[N,3,8,8] x) => (float[N,10] y)
+<float[4,3,3,3] w, float[10,256] f, int64[1] minus = {-1}> {
     c = Conv<pads=[1,1,1,1]>(x, w)
     s = Shape(c)
     zero = Constant<value_int=0>()
@@ -48,7 +49,7 @@ def test_a_static_shape_may_be_replaced_and_the_answer_says_so(model):
 
 
 def test_other_open_dimensions_must_be_given(model):
-    text = "g (int64[batch,sequence] ids) => (float[batch,sequence,4] y) <float[9,4] t> { y = Gather(t, ids) }"
+    text = "g (int64[batch,sequence] ids) => (float[b,s,4] y) <float[9,4] t> { y = Gather(t, ids) }"
     with pytest.raises(ModelError, match=r"input 'ids'.*\('batch', 'sequence'\).*--shape ids=1,128"):
         read_onnx(model(text))
     assert read_onnx(model(text), shapes={"ids": (1, 7)}).outputs[0].shape == (1, 7, 4)
@@ -133,7 +134,11 @@ def test_an_operator_set_of_the_future_is_read_as_the_newest_known(model):
 
 @pytest.mark.parametrize("opset", range(7, 29))
 def test_operator_sets(model, opset):
-    text = "g (float[2,4] x) => (float[2,4] y) <float[4,4] w> { h = MatMul(x, w)  k = Softmax(h)  y = Add(k, x) }"
+    text = """g (float[2,4] x) => (float[2,4] y) <float[4,4] w> {
+        h = MatMul(x, w)
+        k = Softmax(h)
+        y = Add(k, x)
+    }"""
     graph = read_onnx(model(text, opset=opset))
     assert graph.macs == 32
     assert not graph.assumptions
@@ -144,13 +149,15 @@ def _evaluate(op_type, arrays, opset, **attributes):
 
     names = [f"x{i}" for i in range(len(arrays))]
     node = helper.make_node(op_type, names, ["y"], **attributes)
-    value = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in zip(names, arrays)]
+    value = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in zip(names, arrays, strict=True)
+    ]
     graph = helper.make_graph([node], "g", value, [helper.make_empty_tensor_value_info("y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    return node, ReferenceEvaluator(model).run(None, dict(zip(names, arrays)))[0]
+    return node, ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))[0]
 
 
-I = np.int64
 FOLDS = [
     ("Add", [np.array([1, 2]), np.array([3])], {}),
     ("Div", [np.array([-7, 7]), np.array([2, -2])], {}),

@@ -30,19 +30,32 @@ def test_it_is_started_once_and_restarted_after_its_death(model):
     assert WORKER.pid not in (None, first)
 
 
-def test_a_crash_in_mid_request_is_a_model_error(model, monkeypatch):
-    worker = Worker(timeout_s=20)
-    monkeypatch.setattr("hardsight.ingest.read.WORKER", worker)
-    worker.ask(READY, b"")
-    pid = worker.pid
-    os.kill(pid, signal.SIGSTOP)  # it takes the request and never answers
-    killer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
-    killer.start()
-    with pytest.raises(ModelError, match="'bad' is malformed: .* crashed on it"):
-        read_onnx(model(TEXT), name="bad")
-    killer.join()
+# ONNX 1.23 reads past the end of a list here: fewer parts than outputs.
+CRASHER = """g (float[6] x) => (float[a] p, float[b] q, float[c] r) {
+    p, q, r = Split<axis=0, num_outputs=2>(x)
+}"""
+
+
+def test_a_model_that_crashes_native_inference(model):
+    with pytest.raises(ModelError, match=r"'bad' (is malformed|contradicts itself)"):
+        read_onnx(model(CRASHER, opset=18), name="bad")
     assert len(read_onnx(model(TEXT))) == 2
-    worker.close()
+
+
+def test_what_kills_the_worker_twice_is_a_crash(monkeypatch):
+    worker = Worker()
+    starts = []
+    start = Worker._start
+
+    def dying(self):
+        start(self)
+        starts.append(self.pid)
+        os.kill(self.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Worker, "_start", dying)
+    with pytest.raises(WorkerCrash, match="crashed"):
+        worker.ask(READY, b"")
+    assert len(starts) == 2
 
 
 def test_no_answer_in_time_is_a_crash():

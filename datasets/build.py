@@ -50,7 +50,7 @@ class Recipe:
     per_family: int = 30
     int8: bool = True
     seed: int = 0
-    budget_s: float = 1.0
+    budget_s: float = 0.6
 
 
 class Builder:

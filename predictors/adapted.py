@@ -246,5 +246,5 @@ def _maximum_a_posteriori(
         theta = theta + np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-8:
             break
-    covariance: FloatArray = np.linalg.inv(hessian)
+    covariance = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
     return theta, covariance

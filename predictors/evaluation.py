@@ -24,6 +24,7 @@ def out_of_family(
     table: MeasurementTable,
     folds: Sequence[Sequence[str]],
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """Predict every label by a model that saw no graph of its family.
 
@@ -32,35 +33,48 @@ def out_of_family(
         table: labels with families.
         folds: groups of family names, held out together; every family in one of them.
         progress: called after each fold.
+        jobs: folds to work on at once, each in a process of its own when above 1.
 
     Returns:
         One row per label: ``device, metric, digest, family, fold, label, value, doubt``.
     """
     import pandas as pd
+    from joblib import Parallel, delayed
 
+    work = (delayed(_predict_fold)(make, table, fold, i) for i, fold in enumerate(folds))
     parts = []
-    for i, fold in enumerate(folds):
-        train, held = split_families(table, fold)
-        predictor = make().fit(train)
-        for device, metric in predictor.targets:
-            graphs, label = held.labelled(device, metric)
-            if graphs:
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "device": device,
-                            "metric": str(metric),
-                            "digest": [g.digest for g in graphs],
-                            "family": held.families_of(graphs),
-                            "fold": i,
-                            "label": label,
-                            "value": predictor.point(graphs, device, metric),
-                            "doubt": predictor.doubt(graphs, device, metric),
-                        }
-                    )
-                )
+    for part in Parallel(n_jobs=jobs, return_as="generator")(work):
+        parts.append(part)
         if progress:
-            progress("held-out families", i + 1, len(folds))
+            progress("held-out families", len(parts), len(folds))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _predict_fold(
+    make: Callable[[], Predictor], table: MeasurementTable, fold: Sequence[str], number: int
+) -> pd.DataFrame:
+    import pandas as pd
+
+    train, held = split_families(table, fold)
+    predictor = make().fit(train)
+    parts = []
+    for device, metric in predictor.targets:
+        graphs, label = held.labelled(device, metric)
+        if graphs:
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "device": device,
+                        "metric": str(metric),
+                        "digest": [g.digest for g in graphs],
+                        "family": held.families_of(graphs),
+                        "fold": number,
+                        "label": label,
+                        "value": predictor.point(graphs, device, metric),
+                        "doubt": predictor.doubt(graphs, device, metric),
+                    }
+                )
+            )
     return pd.concat(parts, ignore_index=True)
 
 

@@ -1,0 +1,103 @@
+"""What comes with the package: the data set agrees with the reader, the predictor with the data set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardsight.datasets.store import GraphStore, load_shipped
+from hardsight.errors import NotCalibratedError, UnknownNameError
+from hardsight.ingest import read_onnx
+from hardsight.metrics import Metric
+from hardsight.predictors import load_predictor, load_shipped_predictor, shipped_folder
+from hardsight.predictors.adapt import adapt_to, choose_references, read_measurements
+from hardsight.predictors.persist import read_meta
+
+DEVICE = "xeon-amx/onnxruntime/fp32-t1"
+
+
+def sample(n: int) -> list[str]:
+    digests = sorted(load_shipped().digests)
+    return [digests[i] for i in np.random.default_rng(0).permutation(len(digests))[:n]]
+
+
+def test_stored_graphs_still_have_the_digests_they_were_measured_under() -> None:
+    graphs = load_shipped().graphs
+    assert isinstance(graphs, GraphStore)
+    for digest in sample(60):
+        assert read_onnx(graphs.stored[digest].onnx).digest == digest
+
+
+def test_data_set_has_what_its_card_says() -> None:
+    table = load_shipped()
+    assert len(set(table.families.values())) >= 10
+    assert len(table.select(device=DEVICE, metric=Metric.LATENCY)) >= 600
+    assert table.devices == [DEVICE, DEVICE.replace("fp32", "int8")]
+    assert (table.rows["value"] > 0).all()
+    assert (table.rows["spread"] <= 0.10).all()
+    assert not table.rows.duplicated(["digest", "device", "metric"]).any()
+
+
+def test_the_predictor_was_chosen_on_held_out_families_and_fits_its_labels() -> None:
+    table, predictor = load_shipped(), load_shipped_predictor()
+    info = read_meta(shipped_folder())["info"]
+    for metric, name in info["chosen"].items():
+        rows = [r for r in info["held_out_families"] if r["metric"] == metric]
+        errors = {p: np.mean([r["mape"] for r in rows if r["predictor"] == p]) for p in {r["predictor"] for r in rows}}
+        assert min(errors, key=errors.__getitem__) == name
+    part = table.select(digests=sample(80))
+    for device, metric in predictor.targets:
+        graphs, label = part.labelled(device, metric)
+        error = np.abs(predictor.point(graphs, device, metric) / label - 1)
+        assert np.median(error) < 0.15
+
+
+def test_predicting_loads_neither_torch_nor_sklearn_nor_mlflow(tmp_path: Path) -> None:
+    graphs = load_shipped().graphs
+    assert isinstance(graphs, GraphStore)
+    (tmp_path / "m.onnx").write_bytes(graphs.stored[sample(1)[0]].onnx)
+    code = (
+        "import sys, hardsight as hs\n"
+        f"print(hs.predict({str(tmp_path / 'm.onnx')!r}, device={DEVICE!r})['latency_s'].upper)\n"
+        "print(sorted({'torch', 'sklearn', 'mlflow', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    upper, loaded = done.stdout.split("\n")[:2]
+    assert float(upper) > 0
+    assert loaded == "[]"
+
+
+def test_this_machine_before_adapting_and_an_unknown_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path))
+    with pytest.raises(NotCalibratedError, match="adapt --here"):
+        load_predictor("host/onnxruntime/fp32-t1")
+    with pytest.raises(UnknownNameError, match="xeon-amx"):
+        load_predictor("xeon-amx/onnxruntime/fp23-t1")
+
+
+def test_a_file_of_measurements_makes_a_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Labels of a machine 3 x slower, in the form 'hardsight measure --json' prints."""
+    import json
+
+    monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path / "home"))
+    table = load_shipped()
+    assert isinstance(table.graphs, GraphStore)
+    predictor = load_shipped_predictor()
+    latency = table.select(device=DEVICE, metric=Metric.LATENCY).rows.set_index("digest")["value"]
+    lines = []
+    for digest in choose_references(predictor, DEVICE, table, 8):
+        label = {"value": 3 * latency[digest], "spread": 0.01, "repeats": 20}
+        lines.append(json.dumps({"model": "-", "digest": digest, "measurements": {"latency_s": label}}))
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    from hardsight.device import get_device
+
+    read = read_measurements(tmp_path / "labels.jsonl", "host/onnxruntime/fp32-t1")
+    report = adapt_to(read, get_device("host/onnxruntime/fp32-t1"), "board/onnxruntime/fp32-t1")
+    assert report.scale["latency_s"] == pytest.approx(3, rel=0.2)
+    graphs, label = table.select(digests=sample(40)).labelled(DEVICE, Metric.LATENCY)
+    value = load_predictor("board/onnxruntime/fp32-t1").predict(graphs, "board/onnxruntime/fp32-t1")
+    assert np.median(np.abs(value["latency_s"].value[:, 0] / (3 * label) - 1)) < 0.2

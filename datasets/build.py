@@ -163,17 +163,20 @@ class Builder:
             if time.monotonic() - begin > time_limit_s:
                 return False
             lines: list[dict[str, Any]] = []
+            before = sentinel.drift()
             for _attempt in range(3):
                 lines = []
                 for graph in todo[start : start + BLOCK]:
                     lines.append(self._measure_one(profiler, device, graph))
                     if progress:
                         progress(device.name, count + len(lines), len(graphs))
-                drift = sentinel.drift()
+                after = sentinel.drift()
+                worst = max(before, after, key=abs)
                 for line in lines:
-                    line["sentinel_drift"] = round(drift, 4)
-                if abs(drift) < DRIFT:
+                    line["sentinel_drift"] = round(worst, 4)
+                if abs(worst) < DRIFT:
                     break
+                before = after
             self._append(lines)
             count += len(lines)
         return True
@@ -213,8 +216,8 @@ class Builder:
     def pack(self, *, rename: dict[str, str] | None = None) -> MeasurementTable:
         """Write the data set from what has been measured so far.
 
-        A float graph's label on an ``int8-…`` mode is its quantized twin's label on the ``fp32-…``
-        mode of the same threads: the same file, run the same way.
+        On an ``int8-…`` mode, a float graph and its quantized twin both have the twin's label on the
+        ``fp32-…`` mode of the same threads: the same file, run the same way.
 
         Args:
             rename: device name as measured to the name it ships under.
@@ -231,9 +234,10 @@ class Builder:
                 if m.spread > MAX_SPREAD or m.digest not in graphs:
                     continue
                 labels[m.digest, m.device, m.metric] = m
-                if (twin := graphs[m.digest].twin) and "/fp32-" in m.device:
-                    int8 = _renamed(m, m.device.replace("/fp32-", "/int8-"), twin)
-                    labels[int8.digest, int8.device, int8.metric] = int8
+                if (original := graphs[m.digest].twin) and "/fp32-" in m.device:
+                    mode = m.device.replace("/fp32-", "/int8-")
+                    for digest in (m.digest, original):
+                        labels[digest, mode, m.metric] = _renamed(m, mode, digest)
         table = MeasurementTable.from_measurements(labels.values(), {})
         used = set(table.digests)
         save_table(self.folder, [g for d, g in graphs.items() if d in used], table)

@@ -43,8 +43,8 @@ class GraphNetConfig:
 
     hidden: int = 96
     layers: int = 3
-    members: int = 3
-    epochs: int = 60
+    members: int = 2
+    epochs: int = 50
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2

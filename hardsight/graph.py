@@ -43,7 +43,7 @@ class Operator:
         weight_shapes: shapes of the constant inputs (initializers and whatever folds to a constant).
         attributes: the ones that change cost or meaning.
         input_bits: width of one activation element as the runtime would hold it: 8 behind a DequantizeLinear.
-        weight_bits: the same of the widest weight; 0 without weights.
+        weight_bits: the same of the largest constant, so that an int32 bias does not decide; 0 without weights.
         output_bits: 8 where every consumer is a QuantizeLinear.
         macs: multiply-accumulate operations.
         bytes_in: bytes of activations read.

@@ -41,14 +41,14 @@ class GraphNetConfig:
         seed: of the first member.
     """
 
-    hidden: int = 96
-    layers: int = 3
-    members: int = 2
-    epochs: int = 50
+    hidden: int = 64
+    layers: int = 2
+    members: int = 3
+    epochs: int = 45
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    dropout: float = 0.1
+    dropout: float = 0.05
     type_dropout: float = 0.1
     seed: int = 0
 

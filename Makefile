@@ -43,8 +43,9 @@ fmt: $(DEV) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(CORE) ## write docs/cli.md from --help
+docs: $(CORE) ## write docs/cli.md from --help, docs/job.md from the job's schema
 	$(BIN)/python -m hardsight.cli.reference > docs/cli.md
+	$(BIN)/python -m hardsight.nas.job > docs/job.md
 
 clean: ## remove the environment, caches and runs
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ import numpy as np
 
 from hardsight.datasets.store import StoredGraph, load_table, save_table
 from hardsight.device import Device
-from hardsight.errors import HardsightError, StorageError
+from hardsight.errors import HardsightError, InputError, StorageError, UnknownNameError
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 
@@ -44,6 +44,9 @@ class Recipe:
         int8: add a statically quantized twin of each graph.
         seed: of the generators.
         budget_s: time for the repeats of one label.
+
+    Raises:
+        UnknownNameError: no such family.
     """
 
     families: tuple[str, ...] = ()
@@ -51,6 +54,13 @@ class Recipe:
     int8: bool = True
     seed: int = 0
     budget_s: float = 0.6
+
+    def __post_init__(self) -> None:
+        from hardsight.datasets.families import FAMILIES
+
+        for name in self.families:
+            if name not in FAMILIES:
+                raise UnknownNameError("family", name, FAMILIES)
 
 
 class Builder:
@@ -61,7 +71,8 @@ class Builder:
         recipe: what to build; a folder begun with another recipe is refused.
 
     Raises:
-        StorageError: when the folder cannot be written or belongs to another recipe.
+        InputError: when the folder was begun with another recipe.
+        StorageError: when the folder cannot be written.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -70,18 +81,29 @@ class Builder:
         self._graphs = folder / "work" / "graphs"
         try:
             self._graphs.mkdir(parents=True, exist_ok=True)
-            self._check_recipe()
         except OSError as error:
-            raise StorageError(f"cannot write the data set to {folder}: {error}") from error
+            raise _cannot_write(self._graphs, error) from error
+        self._check_recipe()
 
     def _check_recipe(self) -> None:
         path = self.folder / "work" / "recipe.json"
         text = json.dumps(asdict(self.recipe), sort_keys=True)
         if not path.exists():
             _write(path, text.encode())
-        elif path.read_text() != text:
-            raise StorageError(
-                f"{self.folder} was begun as {path.read_text()}, not {text}; give another folder"
+            return
+        try:
+            begun = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"{path} is damaged; delete {self.folder} or give another folder") from error
+        differing = [
+            _in_words(key, begun.get(key))
+            for key, value in json.loads(text).items()
+            if begun.get(key) != value
+        ]
+        if differing:
+            words, flags = zip(*differing, strict=True)
+            raise InputError(
+                f"'{self.folder}' was begun with {', '.join(words)}; give {' '.join(flags)} or another folder"
             )
 
     # -- graphs ---------------------------------------------------------------------------------
@@ -209,7 +231,7 @@ class Builder:
             with path.open("a") as out:
                 out.write("\n" * torn + "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
+            raise _cannot_write(path, error) from error
 
     # -- the data set ---------------------------------------------------------------------------
 
@@ -291,5 +313,25 @@ def _renamed(m: Measurement, device: str, digest: str) -> Measurement:
 
 def _write(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {path}: {error.strerror or error}; free space or give another folder")
+
+
+def _in_words(key: str, value: Any) -> tuple[str, str]:
+    """One setting of a `Recipe` in words, and as flags of ``hardsight dataset build``."""
+    if key == "families":
+        if not value:
+            return "all families", "no --family"
+        return f"the families {' and '.join(value)}", " ".join(f"--family {name}" for name in value)
+    if key == "int8":
+        return ("int8", "--int8") if value else ("no int8", "--no-int8")
+    flag = key.replace("_", "-")
+    return f"{flag} {value}", f"--{flag} {value}"

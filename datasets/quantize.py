@@ -18,6 +18,8 @@ from onnx import helper
 
 from hardsight.errors import BackendError, ModelError
 
+_WARNING, _FATAL = 2, 4  # ONNX Runtime's severities; the first is its default, which cannot be asked for
+
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
@@ -119,14 +121,18 @@ def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, npt.NDArray
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the quantizer's remarks off the user's screen, and the root logger as it was."""
+    import onnxruntime
+
     root = logging.getLogger()
     handlers, disabled = list(root.handlers), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(_FATAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
         logging.disable(disabled)
         for handler in root.handlers[:]:
             if handler not in handlers:  # logging.warning() sets one up when there is none

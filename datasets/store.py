@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from hardsight.errors import StorageError
+from hardsight.errors import DataError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 
@@ -58,13 +58,14 @@ def save_table(folder: Path, graphs: list[StoredGraph], table: MeasurementTable)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    part = folder / (GRAPHS + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / (GRAPHS + ".part")
         columns = {name: [getattr(g, name) for g in graphs] for name in StoredGraph._fields}
         pq.write_table(pa.table(columns), part, compression="zstd", compression_level=19)
         part.replace(folder / GRAPHS)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise StorageError(f"cannot write the data set to {folder}: {error}") from error
     MeasurementTable.write_rows(table.rows, folder / ROWS)
 
@@ -73,11 +74,16 @@ def load_table(folder: Path) -> MeasurementTable:
     """Read a data set written by `save_table`.
 
     Raises:
-        StorageError: when a file is missing, torn or of another schema.
+        DataError: when the folder is no data set.
+        StorageError: when a file is torn or of another schema, or its graphs are missing.
     """
     import pyarrow
     import pyarrow.parquet as pq
 
+    if not (folder / ROWS).exists():
+        raise DataError(
+            f"'{folder}' is no data set: it has no {ROWS}; give a folder that 'hardsight dataset build' wrote"
+        )
     rows = MeasurementTable.read_rows(folder / ROWS)
     try:
         records = pq.read_table(folder / GRAPHS, columns=list(StoredGraph._fields)).to_pylist()

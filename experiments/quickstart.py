@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hardsight import api
+from hardsight import api, jobs
 from hardsight.cli import _boundary, _show
 from hardsight.cli.report import show_report
 from hardsight.progress import Progress, progress_bars
@@ -30,16 +30,16 @@ STEPS = 3
 COMPARED = ("model", "metric", "predicted", "90 % interval", "measured", "off by")
 
 
-def main(folder: Path = FOLDER, device: str = api.HERE) -> None:
+def main(folder: Path = FOLDER) -> None:
     """Run all steps and print what to do next.
 
     Args:
         folder: for models, study and tracking database.
-        device: mode of this machine to adapt to and search for.
 
     Raises:
         HardsightError: from any step, with what to do.
     """
+    device = api.HERE
     _announce(1, f"Adapt to this machine: measure {SAMPLES} small networks")
     with progress_bars() as progress:
         report = api.adapt(device=device, samples=SAMPLES, progress=progress)
@@ -57,7 +57,7 @@ def main(folder: Path = FOLDER, device: str = api.HERE) -> None:
     _announce(
         3, "Search quantized networks for the digits data set, then train, export and measure the front"
     )
-    search = search_digits(folder, device)
+    search = search_digits(folder)
     show_report(search)
 
     _show.note(
@@ -103,20 +103,14 @@ def compare_stock(folder: Path, device: str, progress: Progress) -> list[tuple[s
     return rows
 
 
-def search_digits(folder: Path, device: str) -> SearchReport:
+def search_digits(folder: Path) -> SearchReport:
     """Search as ``quickstart.yaml`` says; a study that an earlier run began is finished, not repeated."""
-    from hardsight import tracking
-    from hardsight.nas.job import load_job
-    from hardsight.nas.search import run_search
-
     job_file = folder / "digits.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     if not job_file.exists():
         shutil.copyfile(str(resources.files("hardsight.experiments") / "quickstart.yaml"), job_file)
-    job = load_job(job_file).model_copy(update={"device": device})
-    params = {key: str(value) for key, value in job.resolved().items()}
-    with progress_bars() as progress, tracking.track("quickstart", "digits", params, folder=folder) as run:
-        return run_search(job, folder / "digits", resume=True, progress=progress, run=run)
+    with progress_bars() as progress:
+        return jobs.search(job_file, folder / "digits", resume=True, log_to=folder, progress=progress)
 
 
 def _announce(step: int, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from hardsight.device import (
 )
 from hardsight.errors import InputError
 from hardsight.metrics import Metric
-from hardsight.prediction import LayerCost, ModelPrediction
+from hardsight.prediction import LayerCost, ModelPrediction, covered
 
 if TYPE_CHECKING:
     import onnx
@@ -83,7 +83,7 @@ def _answer(
 
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a coverage between 0 and 1, for example 0.9")
-    predictor = load_predictor(device)
+    predictor = load_predictor(_named(device))
     if not graphs:
         return []
     table = predictor.predict(graphs, device, level)
@@ -92,7 +92,7 @@ def _answer(
             table.row(i),
             model=_label(model, graph),
             digest=graph.digest,
-            layers=_layers(predictor, graph, device) if layers else (),
+            layers=_layers(predictor, graph, device) if layers else None,
         )
         for i, (model, graph) in enumerate(zip(models, graphs, strict=True))
     ]
@@ -104,6 +104,12 @@ def _layers(predictor: Predictor, graph: OperatorGraph, device: str) -> tuple[La
         LayerCost(op.name, op.op_type, float(cost), op.macs * op.repeats, op.bytes * op.repeats)
         for op, cost in zip(graph.operators, costs, strict=True)
     )
+
+
+def _named(device: object) -> str:
+    if not isinstance(device, str):
+        raise InputError(f"device is {device!r}; give a name that 'hardsight devices' lists")
+    return device
 
 
 def _label(model: Model, graph: OperatorGraph) -> str:
@@ -121,6 +127,7 @@ class ModelMeasurement:
         measurements: one per metric.
         unavailable: metrics that cannot be measured here, with the reason.
         assumptions: what had to be assumed to read and run it.
+        shapes: input name to shape, as run.
     """
 
     model: str
@@ -129,9 +136,12 @@ class ModelMeasurement:
     measurements: tuple[Measurement, ...]
     unavailable: Mapping[Metric, str]
     assumptions: tuple[str, ...] = ()
+    shapes: Shapes = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> Measurement:
-        return next(m for m in self.measurements if m.metric == Metric(metric))
+        return {m.metric: m for m in self.measurements}[
+            covered(metric, [m.metric for m in self.measurements])
+        ]
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -158,19 +168,26 @@ def measure(
 
     Raises:
         ModelError: the model cannot be read.
-        BackendError: the device is not this machine, or the runtime failed.
+        NotSupportedError: the device is not this machine.
+        BackendError: the runtime failed.
     """
     from hardsight.datasets.profilers import get_profiler
     from hardsight.ingest import read_onnx
 
-    target = get_device(device)
+    target = get_device(_named(device))
     profiler = get_profiler(target)
     profiler.check()
     graph = read_onnx(model, shapes=shapes)
     source = Path(model) if isinstance(model, str) else model
     taken = profiler.measure(source, target, metrics, budget_s=budget_s, shapes=shapes)
     return ModelMeasurement(
-        _label(model, graph), graph.digest, device, tuple(taken), profiler.unavailable(), graph.assumptions
+        _label(model, graph),
+        graph.digest,
+        device,
+        tuple(taken),
+        profiler.unavailable(),
+        graph.assumptions,
+        {spec.name: spec.shape for spec in graph.inputs},
     )
 
 

@@ -108,7 +108,7 @@ def judge(
             continue
         estimate = answer.get(quantity)
         if not isinstance(estimate, Estimate):
-            have = ", ".join([*map(str, answer), SIZE])
+            have = ", ".join(dict.fromkeys([*map(str, answer), SIZE]))
             raise NotSupportedError(
                 f"no predictor covers {quantity} on '{device}', so its budget cannot be judged; "
                 f"covered: {have}"

@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hardsight.errors import DataError, UnknownNameError
+from hardsight.errors import DataError, StorageError, UnknownNameError
 
 HOST = "host"
 
@@ -26,7 +26,7 @@ class Device(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[a-z0-9._-]+/[a-z0-9._-]+$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){2}$")
     kind: Literal["cpu", "gpu", "npu", "fpga", "asic"]
     description: str = ""
     runtime_version: str = ""
@@ -95,9 +95,14 @@ def get_device(name: str) -> Device:
 
     Raises:
         UnknownNameError: listing the names there are.
+        StorageError: the user's own device of that name cannot be read.
     """
     known = {**shipped_devices(), **user_devices(), **host_devices()}
     if name not in known:
+        if (folder := device_folder(name)) in _read_user_devices()[1]:
+            raise StorageError(
+                f"the description of '{name}' is damaged; run 'hardsight adapt' again or delete {folder}"
+            )
         raise UnknownNameError("device", name, known, "See 'hardsight devices'.")
     return known[name]
 
@@ -117,7 +122,19 @@ def device_folder(name: str) -> Path:
 
 
 def user_devices() -> dict[str, Device]:
-    """Devices made by ``hardsight adapt``, by name."""
-    files = sorted((home() / "devices").glob("*/device.yaml"))
-    found = (parse_device(f.read_text(), str(f)) for f in files)
-    return {device.name: device for device in found}
+    """Devices made by ``hardsight adapt``, by name; one that cannot be read must not cost the others."""
+    return _read_user_devices()[0]
+
+
+def _read_user_devices() -> tuple[dict[str, Device], list[Path]]:
+    """The user's devices by name, and the folders of those that are damaged."""
+    devices: dict[str, Device] = {}
+    damaged: list[Path] = []
+    for file in sorted((home() / "devices").glob("*/device.yaml")):
+        try:
+            device = parse_device(file.read_text(), str(file))
+        except (OSError, ValueError, RecursionError):
+            damaged.append(file.parent)
+        else:
+            devices[device.name] = device
+    return devices, damaged

@@ -10,6 +10,7 @@
     │   └── UnknownNameError            exit 2   404   no device, predictor, space … of that name
     ├── NotCalibratedError              exit 4   409   the device is known but not yet measured
     ├── NotSupportedError               exit 4   422   nothing here predicts that metric there
+    │   └── NotCoveredError (KeyError)  exit 4   422   an answer does not hold that metric
     ├── BackendError (RuntimeError)     exit 5   503   a runtime, compiler or optional package is missing or failed
     └── StorageError (OSError)          exit 6   507   disk full, no permission, torn or foreign folder
 
@@ -69,8 +70,9 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str], hint: str = "") -> None:
         known = sorted(choices)
-        near = get_close_matches(name, known, n=1)
-        guess = f" Did you mean '{near[0]}'?" if near else ""
+        lowered = {choice.lower(): choice for choice in known}
+        near = get_close_matches(str(name).lower(), lowered, n=1)
+        guess = f" Did you mean '{lowered[near[0]]}'?" if near else ""
         listed = ", ".join(known) if known else "none"
         super().__init__(f"unknown {kind} '{name}'.{guess} Known: {listed}. {hint}".rstrip())
 
@@ -87,6 +89,12 @@ class NotSupportedError(HardsightError):
 
     exit_code = 4
     http_status = 422
+
+
+class NotCoveredError(NotSupportedError, KeyError):
+    """An answer does not hold the metric asked for; a KeyError, so that ``.get`` and ``in`` work."""
+
+    __str__ = Exception.__str__  # a KeyError's would add quotes
 
 
 class BackendError(HardsightError, RuntimeError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hardsight.api import HERE, check_device_name
@@ -111,6 +113,19 @@ def describe_dataset(table: MeasurementTable) -> list[LabelSummary]:
     ]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What `train` did.
+
+    Args:
+        result: predictors, scores and choice.
+        model_uri: by which MLflow loads the predictor; empty when the run is not tracked.
+    """
+
+    result: TrainResult
+    model_uri: str
+
+
 def train(
     out: Path,
     *,
@@ -119,7 +134,7 @@ def train(
     folds: int = 7,
     track: bool = True,
     progress: Progress | None = None,
-) -> TrainResult:
+) -> Trained:
     """Compare predictors on held-out families, fit the best of each metric on everything, write it.
 
     Args:
@@ -135,13 +150,13 @@ def train(
         DataError, StorageError: data that cannot be used, a folder that cannot be written.
     """
     from hardsight import tracking
-    from hardsight.predictors import PREDICTORS
+    from hardsight.predictors.persist import META
     from hardsight.predictors.training import save
     from hardsight.predictors.training import train as fit
 
     table = load_dataset(data)
     names = _known_predictors(predictors)
-    params = {"predictors": ", ".join(names or PREDICTORS), "folds": folds, "data": str(data or "shipped")}
+    params = {"predictors": ", ".join(names), "folds": folds, "data": str(data or "shipped"), **_seeds(names)}
     tags = {"data_digest": table_digest(table)}
     with tracking.track("hardsight-train", out.name, params, tags, enabled=track) as run:
         result = fit(table, names, folds=folds, progress=progress)
@@ -149,9 +164,23 @@ def train(
         for row in score_records(result.table):
             prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
             run.metrics({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
-        if track:
-            tracking.log_predictor(run, out, table.devices[0])
-    return result
+        for metric, chosen in result.chosen.items():
+            run.tag(f"chosen.{metric}", chosen)
+        with TemporaryDirectory() as scratch:
+            scores = Path(scratch) / "scores.parquet"
+            result.table.to_parquet(scores)
+            run.artifact(scores)
+        run.artifact(out / META)
+        return Trained(result, tracking.log_predictor(run, out, table.devices[0]))
+
+
+def _seeds(names: Sequence[str]) -> dict[str, int]:
+    """``seed.NAME`` of the predictors that draw numbers."""
+    from hardsight.predictors import make_predictor
+
+    fresh = {name: make_predictor(name) for name in names}
+    seeds = {name: getattr(getattr(p, "config", p), "seed", None) for name, p in fresh.items()}
+    return {f"seed.{name}": seed for name, seed in seeds.items() if seed is not None}
 
 
 def evaluate(
@@ -197,6 +226,7 @@ def search(
     *,
     resume: bool = False,
     track: bool = True,
+    log_to: Path | None = None,
     progress: Progress | None = None,
 ) -> SearchReport:
     """Run the search of a job file, tracked; see `hardsight.nas.search.run_search`.
@@ -205,14 +235,25 @@ def search(
         job_file: YAML.
         out: folder of the study; the job's ``output`` by default.
         resume: go on in a folder that holds this job's study.
-        track: log the run to MLflow.
+        track: log to MLflow; a search that is resumed goes on in its run.
+        log_to: folder of ``mlflow.db``; the current one by default.
         progress: called after each trial.
     """
     from hardsight import tracking
-    from hardsight.nas.job import load_job
-    from hardsight.nas.search import run_search
+    from hardsight.nas import search as nas
+    from hardsight.nas.job import flat, load_job
 
     job = load_job(job_file)
-    params = {key: str(value) for key, value in job.resolved().items()}
-    with tracking.track("hardsight-search", job_file.stem, params, enabled=track) as run:
-        return run_search(job, out, resume, progress=progress, run=run)
+
+    def tracked(setting: nas.Setting, folder: Path) -> AbstractContextManager[tracking.Run]:
+        return tracking.track(
+            "hardsight-search",
+            job_file.stem,
+            flat(job.public().resolved()),
+            {"data_digest": setting.data.digest},
+            folder=log_to,
+            note=folder / "mlflow_run.json",
+            enabled=track,
+        )
+
+    return nas.run_search(job, out, resume, progress=progress, track=tracked)

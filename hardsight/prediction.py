@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from hardsight.errors import NotCoveredError
 from hardsight.metrics import Metric
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,12 +55,12 @@ class Prediction:
 
     def __getitem__(self, metric: str) -> Prediction:
         """The column of one metric, still a Prediction (``n x 1``)."""
-        column = [self.metrics.index(Metric(metric))]
+        column = [self.metrics.index(covered(metric, self.metrics))]
         return Prediction(
             self.value[:, column],
             self.lower[:, column],
             self.upper[:, column],
-            (Metric(metric),),
+            (self.metrics[column[0]],),
             self.device,
             self.level,
             self.predictor,
@@ -99,7 +100,7 @@ class ModelPrediction(Mapping[str, Estimate]):
         assumptions: what had to be assumed, one sentence each.
         model: what was asked about, for messages.
         digest: the graph's identity.
-        layers: cost of each operator in order, ``latency_s`` summing to the total; empty unless asked for.
+        layers: cost of each operator in order, ``latency_s`` summing to the total; None unless asked for.
     """
 
     estimates: Mapping[Metric, Estimate]
@@ -109,10 +110,10 @@ class ModelPrediction(Mapping[str, Estimate]):
     assumptions: Sequence[str] = ()
     model: str = ""
     digest: str = ""
-    layers: tuple[LayerCost, ...] = ()
+    layers: tuple[LayerCost, ...] | None = None
 
     def __getitem__(self, metric: str) -> Estimate:
-        return self.estimates[Metric(metric)]
+        return self.estimates[covered(metric, self.estimates)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.estimates)
@@ -129,6 +130,19 @@ class LayerCost(NamedTuple):
     latency_s: float
     macs: int
     bytes: int
+
+
+def covered(metric: str, among: Iterable[Metric]) -> Metric:
+    """The metric of that name among those an answer holds.
+
+    Raises:
+        NotCoveredError: listing them.
+    """
+    known = list(among)
+    if metric not in known:
+        listed = ", ".join(known) or "nothing"
+        raise NotCoveredError(f"there is no '{metric}' in this answer; covered: {listed}")
+    return Metric(metric)
 
 
 def _finite(x: float) -> float | None:

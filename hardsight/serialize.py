@@ -26,7 +26,7 @@ def prediction_record(answer: ModelPrediction) -> Record:
         "unknown_ops": dict(answer.unknown_ops),
         "assumptions": list(answer.assumptions),
     }
-    if answer.layers:
+    if answer.layers is not None:
         record["layers"] = [layer._asdict() for layer in answer.layers]
     return record
 
@@ -41,6 +41,7 @@ def measurement_record(answer: ModelMeasurement) -> Record:
             str(m.metric): {"value": m.value, "spread": m.spread, "repeats": m.repeats}
             for m in answer.measurements
         },
+        "shapes": {name: list(shape) for name, shape in answer.shapes.items()},
         "unavailable": {str(metric): reason for metric, reason in answer.unavailable.items()},
         "versions": dict(answer.versions),
         "assumptions": list(answer.assumptions),

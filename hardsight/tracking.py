@@ -6,12 +6,15 @@ folder. mlflow is imported when the first run begins, not before.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
+import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +31,8 @@ _VERSIONS = (
     "torch-geometric",
     "scikit-learn",
     "optuna",
+    "brevitas",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "numpy",
@@ -35,11 +40,20 @@ _VERSIONS = (
 _BATCH = 500
 _MAX_PARAM = 500
 _CHATTER = ("mlflow", "alembic")
+_SQLITE = "sqlite:///"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # a measuring tool does not report its use to a third party unasked
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server out of reach is known in seconds, not in minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 @dataclass
 class Run:
     """One run. Without a client, of a run that is not tracked, everything is accepted and nothing kept.
+
+    Every method raises a StorageError when the store cannot be written.
 
     Args:
         uri: of the tracking store.
@@ -67,7 +81,7 @@ class Run:
         """Keep a copy of a file or folder."""
         if self.client is None:
             return
-        with _quiet():
+        with _talking(self.uri):
             if path.is_dir():
                 self.client.log_artifacts(self.run_id, str(path), path.name)
             else:
@@ -76,14 +90,22 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         """Add or replace a tag."""
         if self.client is not None:
-            self.client.set_tag(self.run_id, key, value)
+            with _talking(self.uri):
+                self.client.set_tag(self.run_id, key, value)
 
     def flush(self) -> None:
         """Send the numbers that wait."""
+        waiting, self._waiting = self._waiting, []
+        if self.client is not None and waiting:
+            with _talking(self.uri):
+                for start in range(0, len(waiting), _BATCH):
+                    self.client.log_batch(self.run_id, metrics=waiting[start : start + _BATCH])
+
+    def end(self, status: str) -> None:
+        """Say how it went, in MLflow's words."""
         if self.client is not None:
-            for start in range(0, len(self._waiting), _BATCH):
-                self.client.log_batch(self.run_id, metrics=self._waiting[start : start + _BATCH])
-        self._waiting.clear()
+            with _talking(self.uri):
+                self.client.set_terminated(self.run_id, status)
 
 
 @contextmanager
@@ -94,6 +116,7 @@ def track(
     tags: Mapping[str, str] | None = None,
     *,
     folder: Path | None = None,
+    note: Path | None = None,
     enabled: bool = True,
 ) -> Iterator[Run]:
     """A run that ends as FINISHED, FAILED when the block raises, or KILLED when it is interrupted.
@@ -104,29 +127,27 @@ def track(
         params: what was asked for, the seed included.
         tags: digests of the data and the like; versions are added.
         folder: of ``mlflow.db``, where ``MLFLOW_TRACKING_URI`` is not set; the current folder by default.
+        note: file to note the run in; the run it names is continued, with its own parameters, if the store
+            still has it.
         enabled: False gives a run that keeps nothing and loads no mlflow.
 
     Raises:
-        StorageError: the store cannot be opened.
+        StorageError: the store cannot be opened or written; an error of the block itself comes first.
     """
     if not enabled:
         yield Run()
         return
-    run = _open(experiment, run_name, params or {}, tags or {}, folder or Path())
-    assert run.client is not None
-    status = "FINISHED"
+    run = _open(experiment, run_name, params or {}, tags or {}, folder or Path(), note)
     try:
         yield run
-    except Exception:
-        status = "FAILED"
+        run.flush()
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        for last in (run.flush, lambda: run.end(status)):
+            with suppress(StorageError):  # the first error is the one to tell
+                last()
         raise
-    except BaseException:
-        status = "KILLED"
-        raise
-    finally:
-        with _quiet():
-            run.flush()
-            run.client.set_terminated(run.run_id, status)
+    run.end("FINISHED")
 
 
 def log_predictor(run: Run, folder: Path, device: str) -> str:
@@ -144,7 +165,7 @@ def log_predictor(run: Run, folder: Path, device: str) -> str:
     """
     if run.client is None:
         return ""
-    with _quiet():
+    with _talking(run.uri):
         import mlflow
 
         before = mlflow.get_tracking_uri()
@@ -164,43 +185,91 @@ def log_predictor(run: Run, folder: Path, device: str) -> str:
 
 
 def _open(
-    experiment: str, run_name: str, params: Mapping[str, object], tags: Mapping[str, str], folder: Path
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    folder: Path,
+    note: Path | None,
 ) -> Run:
-    # A measuring tool does not report its use to a third party unasked.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    with _quiet():
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    artifacts = None
+    if not uri:
+        uri = f"{_SQLITE}{folder.resolve() / 'mlflow.db'}"
+        artifacts = (folder.resolve() / "mlartifacts").as_uri()
+    with _talking(uri), _whole(uri):
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
-        from mlflow.exceptions import MlflowException
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        artifacts = None
-        if not uri:
-            uri = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-            artifacts = (folder.resolve() / "mlartifacts").as_uri()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=uri)
+        run_id = _noted(client, uri, note)
+        if run_id is None:
             found = client.get_experiment_by_name(experiment)
             experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifacts)
             run_id = client.create_run(experiment_id, run_name=run_name).info.run_id
-            client.log_batch(
-                run_id,
-                params=[Param(key, str(value)[:_MAX_PARAM]) for key, value in params.items()],
-                tags=[RunTag(key, value) for key, value in {**_versions(), **tags}.items()],
-            )
-        except (MlflowException, OSError, _database_error()) as error:
-            raise StorageError(
-                f"cannot log the run to '{uri}': {error}; set MLFLOW_TRACKING_URI to a place that can be "
-                "written, or leave tracking out with --no-track"
-            ) from error
+            texts = [Param(key, str(value)[:_MAX_PARAM]) for key, value in params.items()]
+            client.log_batch(run_id, params=texts)
+        client.update_run(run_id, status="RUNNING")
+        versions = [RunTag(key, value) for key, value in {**_versions(), **tags}.items()]
+        client.log_batch(run_id, tags=versions)
+        if note is not None:
+            note.write_text(json.dumps({"uri": _public(uri), "run_id": run_id}))
     return Run(uri, run_id, client)
 
 
-def _database_error() -> type[Exception]:
-    from sqlalchemy.exc import SQLAlchemyError
+def _public(uri: str) -> str:
+    """The address without a user's name and password, to be shown and kept."""
+    return re.sub(r"://[^/@]*@", "://***@", uri)
 
-    return SQLAlchemyError
+
+def _noted(client: MlflowClient, uri: str, note: Path | None) -> str | None:
+    """The run that the file names, if it is one of this store and was not deleted."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    if note is None or not note.exists():
+        return None
+    try:
+        noted = json.loads(note.read_text())
+        if noted["uri"] != _public(uri):
+            return None
+        info = client.get_run(noted["run_id"]).info
+    except (ValueError, TypeError, KeyError):  # torn: it is written anew
+        return None
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+    return str(info.run_id) if info.lifecycle_stage == "active" else None
+
+
+@contextmanager
+def _whole(uri: str) -> Iterator[None]:
+    """Leave no half-made SQLite database when opening it fails; no later run could use it."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    database = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    existed = database.exists()
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        _check_writable(database)
+        yield
+    except BaseException:
+        if not existed:
+            for path in (database, database.with_name(f"{database.name}-journal")):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        raise
+
+
+def _check_writable(database: Path) -> None:
+    """Begin to write and take it back: SQLAlchemy would try again for minutes before it says the same."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("ROLLBACK")
 
 
 def _versions() -> dict[str, str]:
@@ -211,6 +280,29 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {f"version.{name}": version for name, version in found.items()}
+
+
+@contextmanager
+def _talking(uri: str) -> Iterator[None]:
+    """Around every use of mlflow: few words, quick to give up, and errors as StorageError."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    with _quiet():
+        from alembic.util import CommandError
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except StorageError:
+            raise
+        except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError) as error:
+            cause = str(error).partition("[SQL:")[0].strip() or type(error).__name__
+            reason = _public(f"'{uri}': {cause.splitlines()[0]}")
+            raise StorageError(
+                f"cannot log the run to {reason}; set MLFLOW_TRACKING_URI to a place that can be written, "
+                "or leave tracking out with --no-track"
+            ) from error
 
 
 @contextmanager

@@ -6,16 +6,17 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hardsight.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL.Image import Image
 
 Array = npt.NDArray[Any]
 Images = npt.NDArray[np.float32]
@@ -49,11 +50,20 @@ class DataSpec(BaseModel):
 
     source: str = "digits"
     label: str | None = None
-    shape: tuple[int, ...] | None = Field(default=None, min_length=2, max_length=3)
-    size: int = Field(default=32, ge=8, le=_LARGEST_SIDE)
-    limit: int | None = Field(default=None, ge=1)
+    shape: tuple[Annotated[int, Field(strict=True, ge=1)], ...] | None = Field(
+        default=None, min_length=2, max_length=3
+    )
+    size: int = Field(default=32, strict=True, ge=8, le=_LARGEST_SIDE)
+    limit: int | None = Field(default=None, strict=True, ge=1)
     validation: float = Field(default=0.2, gt=0, lt=0.5)
     test: float = Field(default=0.2, gt=0, lt=0.5)
+
+    @field_validator("source")
+    @classmethod
+    def _can_be_a_path(cls, value: str) -> str:
+        if not value.strip() or "\0" in value:
+            raise ValueError(f"{value!r} is no path; give 'digits', an .npz, a .csv or an image folder")
+        return value
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,16 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageDat
     if spec.limit is not None and spec.limit < len(images):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[: spec.limit])
         images, targets = images[chosen], targets[chosen]
+    targets = np.asarray(targets)
+    if targets.dtype.kind == "O":
+        targets = targets.astype(str)  # a CSV may mix numbers and names, which have no order
     found, labels = np.unique(targets, return_inverse=True)
     if len(found) < 2:
         raise DataError(
             f"data set '{name}' has {len(found)} class ({found[0]}); a classifier needs at least two"
         )
-    offset, scale = _range(images)
+    classes = tuple(str(c) for c in found)
+    offset, scale = _range(name, images)
     digest = hashlib.sha256(repr((images.shape, images.dtype.str)).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     digest.update(repr(targets.tolist()).encode())
@@ -130,11 +144,11 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageDat
         name=name,
         images=((images - np.float32(offset)) / np.float32(scale)).astype(np.float32),
         labels=labels.astype(np.int64).reshape(-1),
-        classes=tuple(str(c) for c in found),
+        classes=classes,
         offset=offset,
         scale=scale,
         digest=digest.hexdigest(),
-        parts=_split(name, labels.reshape(-1), spec, seed),
+        parts=_split(name, labels.reshape(-1), classes, spec, seed),
     )
 
 
@@ -180,6 +194,11 @@ def _reader(path: Path) -> Callable[[Path, DataSpec], tuple[Array, Array]]:
 def _read_npz(path: Path, spec: DataSpec) -> tuple[Array, Array]:
     import zipfile
 
+    advice = "save plain numbers with numpy.savez(path, x=…, y=…)"
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise DataError(
+            f"data set '{path}' cannot be read as .npz: it is no archive (one .npy renamed, or torn); {advice}"
+        )
     try:
         with np.load(path, allow_pickle=False) as held:
             missing = [key for key in ("x", "y") if key not in held]
@@ -190,10 +209,7 @@ def _read_npz(path: Path, spec: DataSpec) -> tuple[Array, Array]:
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data set '{path}' cannot be read as .npz: {error}; save plain numbers with "
-            "numpy.savez(path, x=…, y=…)"
-        ) from error
+        raise DataError(f"data set '{path}' cannot be read as .npz: {error}; {advice}") from error
 
 
 def _read_csv(path: Path, spec: DataSpec) -> tuple[Array, Array]:
@@ -240,29 +256,51 @@ def _numbers(path: Path, table: pd.DataFrame) -> Array:
 def _read_folder(path: Path, spec: DataSpec) -> tuple[Array, Array]:
     from PIL import Image, UnidentifiedImageError
 
+    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [
-        (f, sub.name)
-        for sub in sorted(p for p in path.iterdir() if p.is_dir())
-        for f in sorted(sub.iterdir())
-        if f.suffix.lower() in IMAGE_SUFFIXES
+        (f, sub.name) for sub in classes for f in sorted(sub.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not files:
         raise DataError(
             f"folder '{path}' has no images; expected one subfolder per class with PNG or JPEG files in it"
         )
+    empty = [sub.name for sub in classes if sub.name not in {label for _, label in files}]
+    if empty:
+        raise DataError(
+            f"folder '{path}' has no images in its subfolder {', '.join(empty)}; fill or remove it: each "
+            "subfolder is a class"
+        )
     pictures = []
     for file, _ in files:
         try:
             with Image.open(file) as image:
-                pictures.append(
-                    image.convert("RGB").resize((spec.size, spec.size), Image.Resampling.BILINEAR)
-                )
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                picture = _eight_bits(file, image).convert("RGB")
+                pictures.append(picture.resize((spec.size, spec.size), Image.Resampling.BILINEAR))
+        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"'{file}' cannot be read as an image: {error}") from error
     stacked = np.stack([np.asarray(p, np.uint8) for p in pictures]).transpose(0, 3, 1, 2)
     if (stacked[:, :1] == stacked).all():
         stacked = stacked[:, :1]  # grey pictures need one channel
     return stacked, np.array([label for _, label in files])
+
+
+def _eight_bits(file: Path, image: Image) -> Image:
+    """The upper 8 of 16 bits of a deep grey picture: PIL's own conversion clips it to white.
+
+    Raises:
+        DataError: values that are no 16-bit greys.
+    """
+    from PIL import Image
+
+    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        return image
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 65535):  # so that NaN is refused as well
+        raise DataError(
+            f"'{file}' has grey values from {low} to {high}; expected 0 to 65535, so save it with 8 or 16 bits"
+        )
+    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def _checked(name: str, raw: Array, targets: Array) -> Array:
@@ -280,7 +318,11 @@ def _checked(name: str, raw: Array, targets: Array) -> Array:
         )
     if raw.dtype.kind not in "uifb":
         raise DataError(f"data set '{name}' holds values of type {raw.dtype}; expected numbers")
-    if targets.dtype.kind == "f" and not np.equal(targets, np.rint(targets)).all():
+    if targets.dtype.kind in "cmMV":
+        raise DataError(
+            f"data set '{name}' has labels of type {targets.dtype}; expected whole numbers or names"
+        )
+    if targets.dtype.kind == "f" and not (np.isfinite(targets) & (targets == np.rint(targets))).all():
         raise DataError(
             f"data set '{name}' has labels that are NaN or no whole numbers; expected one class per sample"
         )
@@ -295,34 +337,43 @@ def _checked(name: str, raw: Array, targets: Array) -> Array:
         )
     if raw.dtype == np.uint8:
         return raw
-    bad = int((~np.isfinite(raw.reshape(len(raw), -1))).any(axis=1).sum())
+    with np.errstate(over="ignore"):
+        values = raw.astype(np.float32)  # what is too large for it becomes infinity
+    bad = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
     if bad:
         raise DataError(
-            f"data set '{name}' has NaN or infinity in {bad} of {len(raw)} samples; remove or repair them"
+            f"data set '{name}' has NaN or infinity in {bad} of {len(raw)} samples as 32-bit numbers; remove "
+            "or repair them"
         )
-    return raw.astype(np.float32)
+    return values
 
 
-def _range(images: Array) -> tuple[float, float]:
+def _range(name: str, images: Array) -> tuple[float, float]:
     if images.dtype == np.uint8:
         return 0.0, 255.0
     low, high = float(images.min()), float(images.max())
+    if high - low > float(np.finfo(np.float32).max):
+        raise DataError(
+            f"data set '{name}' has values from {low:g} to {high:g}, a range too wide for 32-bit numbers; "
+            "scale them"
+        )
     return low, (high - low) or 1.0
 
 
-def _split(name: str, labels: Array, spec: DataSpec, seed: int) -> dict[Part, npt.NDArray[np.int64]]:
+def _split(
+    name: str, labels: Array, classes: tuple[str, ...], spec: DataSpec, seed: int
+) -> dict[Part, npt.NDArray[np.int64]]:
     """Stratified by class, decided by the seed alone."""
     rng = np.random.default_rng(seed)
     found: dict[Part, list[Array]] = {"train": [], "validation": [], "test": []}
-    for c in range(int(labels.max()) + 1):
+    for c, label in enumerate(classes):
         members = rng.permutation(np.flatnonzero(labels == c))
         n_validation = max(MIN_PER_PART, round(len(members) * spec.validation))
         n_test = max(MIN_PER_PART, round(len(members) * spec.test))
         if len(members) < n_validation + n_test + MIN_PER_PART:
             raise DataError(
-                f"data set '{name}' has {len(members)} samples of its class {c}; train, validation "
-                "and test need "
-                f"{3 * MIN_PER_PART} together at least"
+                f"data set '{name}' has {len(members)} samples of its class '{label}'; train, "
+                f"validation and test need {3 * MIN_PER_PART} together at least"
             )
         found["test"].append(members[:n_test])
         found["validation"].append(members[n_test : n_test + n_validation])

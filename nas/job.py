@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -21,7 +23,7 @@ from pydantic import (
 from hardsight.budgets import SIZE, parse_budget
 from hardsight.errors import InputError, JobError, StorageError
 from hardsight.metrics import Metric
-from hardsight.nas._text import did_you_mean
+from hardsight.nas._text import did_you_mean, fault, faults
 from hardsight.nas.data import DataSpec
 from hardsight.units import parse_quantity
 
@@ -32,11 +34,23 @@ SAMPLER_NAMES = ("nsga2", "tpe", "gp", "random")
 COSTS = (*(str(m) for m in Metric if not m.larger_is_better), SIZE)
 
 
+EFFORT = ("trials", "timeout", "trial_timeout", "front_size", "measure_budget_s")
+"""Keys that say how far a search goes, not what it finds: a resumed one may change them."""
+
+
 def _seconds(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no time, for example 10min")
     return parse_quantity(value, "s") if isinstance(value, str) else value
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, allow_inf_nan=False),
+    WithJsonSchema({"type": "time such as 10min, or seconds"}),
+]
+Count = Annotated[int, Field(strict=True, ge=1)]
 
 
 class SpaceSpec(BaseModel):
@@ -57,18 +71,18 @@ class Job(BaseModel):
     Args:
         data: a data set's name or path, or a `DataSpec`.
         space: a space's name, or a mapping with ``name`` and its options.
-        device: that the networks are searched for.
+        device: hardware, runtime and mode that the networks are searched for.
         objectives: ``error`` and at most two costs, all minimised.
         constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``,
             ``size_bytes: 200kB``.
-        level: nominal coverage of that interval.
-        sampler: of Optuna: ``nsga2``, ``tpe``, ``gp`` or ``random``.
-        trials: to finish, those without training (infeasible or seen before) included.
-        timeout: for all trials, for example ``10min``; what is running then ends first.
-        trial_timeout: for one training.
+        level: nominal coverage of that interval, a share.
+        sampler: how Optuna chooses the next candidate.
+        trials: how many to finish, those without training (infeasible or seen before) included.
+        timeout: time for all trials, for example ``10min``; what is running then ends first.
+        trial_timeout: time for one training; a longer one counts as a failed trial.
         epochs: of a trial's training.
         final_epochs: of the front's training; 0 keeps the networks as the search trained them.
-        front_size: networks of the front to train finally, export and measure at most, spread along it.
+        front_size: how many networks of the front to train finally, export and measure at most, spread along it.
         measure_budget_s: time to measure each of them.
         seed: of everything random.
         output: folder of the study; by default the job file's name without its ending, in the current folder.
@@ -84,14 +98,14 @@ class Job(BaseModel):
     constraints: dict[str, float] = Field(default_factory=dict)
     level: float = Field(default=0.9, gt=0, lt=1)
     sampler: Literal["nsga2", "tpe", "gp", "random"] = "nsga2"
-    trials: int = Field(default=40, ge=1)
+    trials: Count = 40
     timeout: Duration | None = None
     trial_timeout: Duration | None = None
-    epochs: int = Field(default=12, ge=1)
-    final_epochs: int = Field(default=30, ge=0)
-    front_size: int = Field(default=8, ge=1)
-    measure_budget_s: float = Field(default=5.0, gt=0)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    epochs: Count = 12
+    final_epochs: int = Field(default=30, strict=True, ge=0)
+    front_size: Count = 8
+    measure_budget_s: Duration = 5.0
+    seed: int = Field(default=0, strict=True, ge=0, lt=2**31)
     output: str | None = None
     storage: str | None = None
 
@@ -104,6 +118,11 @@ class Job(BaseModel):
     @classmethod
     def _named_space(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _one_objective(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("constraints", mode="before")
     @classmethod
@@ -138,16 +157,22 @@ class Job(BaseModel):
         plain = self.model_dump(mode="json")
         for key in ("timeout", "trial_timeout"):
             if plain[key] is not None:
-                plain[key] = f"{plain[key]:g}s"
+                plain[key] = f"{plain[key]:.12g}s"
         return plain
 
     def to_yaml(self) -> str:
         return str(yaml.safe_dump(self.resolved(), sort_keys=False))
 
+    def public(self) -> Job:
+        """The job without the password in its storage's URL, to be shown and logged."""
+        if self.storage is None:
+            return self
+        return self.model_copy(update={"storage": re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", self.storage)})
+
     def difference(self, other: Job) -> list[str]:
-        """One phrase per key whose value differs, the folder apart: ``"epochs: 12 → 20"``."""
-        mine, theirs = _flat(self.resolved()), _flat(other.resolved())
-        keys = [key for key in dict.fromkeys([*mine, *theirs]) if key != "output"]
+        """One phrase per key whose value differs, folder and `EFFORT` apart: ``"epochs: 12 → 20"``."""
+        mine, theirs = flat(self.resolved()), flat(other.resolved())
+        keys = [key for key in dict.fromkeys([*mine, *theirs]) if key not in ("output", *EFFORT)]
         return [f"{k}: {mine.get(k)} → {theirs.get(k)}" for k in keys if mine.get(k) != theirs.get(k)]
 
 
@@ -165,9 +190,11 @@ def load_job(path: Path) -> Job:
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"job file '{path}' cannot be read: {error}") from error
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise JobError(f"job file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+        raw = yaml.load(text, _JobLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise JobError(
+            f"job file '{path}' is not YAML as expected: {' '.join(str(error).split())}"
+        ) from error
     job = parse_job(raw, str(path))
     changes: dict[str, Any] = {}
     if job.data.source != "digits":
@@ -197,8 +224,25 @@ def parse_job(raw: object, source: str = "job") -> Job:
         return Job.model_validate(dict(raw))
     except ValidationError as error:
         raise JobError(
-            f"{source} is not valid: {'; '.join(_fault(dict(e)) for e in error.errors())}"
+            f"{source} is not valid: {'; '.join(_fault(e) for e in faults(map(dict, error.errors())))}"
         ) from error
+
+
+class _JobLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses a key that stands twice in a mapping, of which YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(
+                        f"the key '{key.value}' stands twice, again in line {line}; keep one"
+                    )
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _limit(name: str, limit: object) -> tuple[str, float]:
@@ -219,20 +263,24 @@ def _is_number(limit: str | float) -> bool:
         return False
 
 
-def _fault(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = DataSpec.model_fields if len(error["loc"]) > 1 else Job.model_fields
-        return f"unknown key '{where}'.{did_you_mean(where, known)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+def _fault(error: Mapping[str, Any]) -> str:
+    return fault(error, DataSpec.model_fields if len(error["loc"]) > 1 else Job.model_fields)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined with dots: ``data.source``."""
+    plain: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            plain |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            plain[f"{prefix}{key}"] = value
+    return plain
+
+
+if __name__ == "__main__":
+    import sys
+
+    from hardsight.nas.job_reference import reference
+
+    sys.stdout.write(reference())

@@ -104,7 +104,6 @@ class SearchReport:
         notes: what a reader must know.
         data: name, shape, classes, samples and digest of the data set.
         versions: of the packages, at verification.
-        search_s: wall time of the trials.
     """
 
     folder: Path
@@ -116,12 +115,17 @@ class SearchReport:
     notes: tuple[str, ...]
     data: Mapping[str, Any]
     versions: Mapping[str, str]
-    search_s: float
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """Trials by fate: trained, reused, infeasible, and each kind of failure."""
         return dict(Counter(_fate(record) for record in self.records))
+
+    @cached_property
+    def search_s(self) -> float:
+        """Time the finished trials took together."""
+        durations = [record.trial.duration for record in self.records]
+        return sum(duration.total_seconds() for duration in durations if duration is not None)
 
     @cached_property
     def train_s(self) -> float:
@@ -147,7 +151,7 @@ class SearchReport:
     @cached_property
     def closest(self) -> Closest | None:
         """Set when no candidate keeps the constraints: the one whose worst violation is least."""
-        if any(r.complete and r.feasible for r in self.records):
+        if any(r.feasible for r in self.records):  # also one whose training failed
             return None
         broken = [r for r in self.records if r.complete]
         if not broken:
@@ -260,29 +264,32 @@ def load_report(study_dir: Path) -> SearchReport:
     if job.storage is None and not folder.database.exists():
         raise StorageError(f"folder '{folder.path}' has a job but no study; start again with --resume")
     with quiet_optuna(), storage_errors(folder.path):
-        study = folder.open(job)
+        study = folder.load(job)
         records = finished(study)
         facts = {k.removeprefix("data_"): v for k, v in study.user_attrs.items() if k.startswith("data_")}
-        search_s = float(study.user_attrs.get("search_s", 0.0))
     verified: Row = {}
+    rows: tuple[FrontRow, ...] = ()
+    notes: tuple[str, ...] = ()
     if folder.front_file.exists():
         try:
             verified = json.loads(folder.front_file.read_text())
-        except ValueError as error:
+            rows = _rows(job, verified["rows"])
+            notes = tuple(verified["notes"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                f"'{folder.front_file}' is torn ({error}); delete it and go on with --resume"
+                f"'{folder.front_file}' is torn ({type(error).__name__}: {error}); delete it and go on with "
+                "--resume"
             ) from error
     return SearchReport(
         folder=folder.path,
         job=job,
         records=records,
-        rows=_rows(job, verified.get("rows", [])),
+        rows=rows,
         verified=bool(verified),
         measured_on=verified.get("measured_on"),
-        notes=tuple(verified.get("notes", [])),
+        notes=notes,
         data=facts,
         versions=verified.get("versions", {}),
-        search_s=search_s,
     )
 
 

@@ -24,6 +24,12 @@ _SCREEN = {
     "1": ((1.0, ""),),
 }
 
+_SIZES: dict[Any, float] = {
+    "font.size": 12,
+    "legend.fontsize": 12,
+    "axes.titlesize": 14,
+}  # a phone shows the page's at 60 %
+
 Panel = Callable[["Axes", SearchReport], None]
 
 
@@ -32,7 +38,11 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
     found: list[tuple[str, Panel]] = []
     if report.cost_objectives:
         found.append(
-            ("Classification error against cost: all trained candidates and the delivered front", draw_front)
+            (
+                "Classification error against cost: validation error of all trained candidates (grey), test "
+                "error of the delivered front (blue and orange)",
+                draw_front,
+            )
         )
     if any(_compared(report)):
         found.append(("Predicted latency with its interval against measured latency", draw_measured))
@@ -47,17 +57,19 @@ def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> byt
         report: to draw.
         only: which panels; all there are by default.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     chosen = list(only) if only is not None else [draw for _, draw in panels(report)]
-    figure = Figure(figsize=(5.6 * len(chosen), 4.4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for axes, draw in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-        draw(axes, report)
-        axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": "hardsight"})  # type: ignore[no-untyped-call]
+    with rc_context(_SIZES):
+        figure = Figure(figsize=(5.6 * len(chosen), 5.4), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        for axes, draw in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+            draw(axes, report)
+            axes.spines[["top", "right"]].set_visible(False)
+        canvas.print_png(buffer, metadata={"Software": "hardsight"})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -71,7 +83,7 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
         [100 * (1 - (r.accuracy or 0.0)) for r in seen],
         s=18,
         color=GREY,
-        label="candidates (predicted cost, validation error)",
+        label="candidates: predicted (validation error)",
     )
     if report.rows:
         rows = sorted(report.rows, key=lambda row: row.predicted[cost].value)
@@ -83,7 +95,7 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
             fmt="o",
             color=BLUE,
             capsize=3,
-            label="front: predicted, with interval (test error)",
+            label="front: predicted (test error)",
         )
         known = [
             (row.measured[cost][0] * scale, e)
@@ -92,7 +104,9 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
         ]
         if known and cost != SIZE:
             xs, ys = zip(*known, strict=True)
-            axes.scatter(xs, ys, marker="D", s=36, color=ORANGE, zorder=3, label="front: measured")
+            axes.scatter(
+                xs, ys, marker="D", s=36, color=ORANGE, zorder=3, label="front: measured (test error)"
+            )
     limit = report.job.constraints.get(cost)
     if limit is not None:
         axes.axvline(limit * scale, color=RED, linestyle="--", linewidth=1.2, label="limit")
@@ -103,7 +117,7 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
     axes.set_xlim(left=0)
     axes.set_title("Front")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)
+        _legend(axes)
 
 
 def draw_measured(axes: Axes, report: SearchReport) -> None:
@@ -123,7 +137,7 @@ def draw_measured(axes: Axes, report: SearchReport) -> None:
     axes.set_xlabel(f"measured latency [{unit}]")
     axes.set_ylabel(f"predicted latency, {report.job.level:.0%} interval [{unit}]")
     axes.set_title("Predicted against measured")
-    axes.legend(fontsize=8, frameon=False)
+    _legend(axes)
 
 
 def draw_history(axes: Axes, report: SearchReport) -> None:
@@ -147,8 +161,13 @@ def draw_history(axes: Axes, report: SearchReport) -> None:
     other.spines[["top"]].set_visible(False)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     labels = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
-    axes.legend(handles, labels, fontsize=8, frameon=False, loc="center right")
+    _legend(axes, handles, labels)
     axes.set_title("Progress of the search")
+
+
+def _legend(axes: Axes, *handles_and_labels: Any) -> None:
+    """Below the picture, where it hides no point."""
+    axes.legend(*handles_and_labels, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _compared(report: SearchReport) -> list[Any]:

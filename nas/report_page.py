@@ -36,15 +36,18 @@ def front_cells(report: SearchReport) -> tuple[list[str], list[list[str]]]:
 
 
 def front_table(report: SearchReport) -> Table:
-    """The front for a terminal; what the page shows in more room."""
+    """The front for a terminal of 100 columns: the page's columns, their cells folded between words."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="Verified front" if report.verified else "Front", title_justify="left")
+    table = Table(
+        title="Front, most accurate first", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
     headings, rows = front_cells(report)
-    for heading in headings:
-        table.add_column(
-            heading, overflow="fold", justify="left" if heading in ("Network", "Bits per block") else "right"
-        )
+    for i, heading in enumerate(headings):
+        left = heading in ("Network", "Bits per block")
+        longest = max((len(word) for cells in rows for word in cells[i].split()), default=0)
+        table.add_column(heading, overflow="fold", justify="left" if left else "right", min_width=longest)
     for cells in rows:
         table.add_row(*cells)
     return table
@@ -59,7 +62,7 @@ def page(report: SearchReport) -> str:
         figures="\n".join(_figure(report, text, i) for i, (text, _) in enumerate(panels(report))),
         front=_front(report),
         facts=_facts(report),
-        job=escape(report.job.to_yaml()),
+        job=escape(report.job.public().to_yaml()),
     )
 
 
@@ -97,7 +100,10 @@ def _bits_text(row: FrontRow) -> str:
 def _figure(report: SearchReport, text: str, index: int) -> str:
     png = figure_png(report, [panels(report)[index][1]])
     data = base64.b64encode(png).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{escape(text)}"></figure>'
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(text)}">'
+        f"<figcaption>{escape(text)}.</figcaption></figure>"
+    )
 
 
 def _front(report: SearchReport) -> str:

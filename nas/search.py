@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from hardsight.candidate import Candidate
 from hardsight.device import Device, get_device
-from hardsight.errors import InputError, JobError
+from hardsight.errors import InputError, JobError, StorageError
 from hardsight.measurement import Measurement
 from hardsight.nas.costs import CostModel, CostPredictor, violations
 from hardsight.nas.data import ImageData, load_data
@@ -48,6 +48,10 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path) -> None: ...
 
+    def tag(self, key: str, value: str) -> None: ...
+
+    def flush(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -68,6 +72,10 @@ class Setting:
     space: SearchSpace
     costs: CostModel
     evaluator: AccuracyEvaluator
+
+
+Track = Callable[[Setting, Path], AbstractContextManager[Tracker]]
+"""Opens a run for a search that can start, with what it searches in and its folder."""
 
 
 def prepare(
@@ -123,12 +131,13 @@ def run_search(
     predictor: CostPredictor | None = None,
     evaluator: AccuracyEvaluator | None = None,
     measure: Measure | None = None,
-    run: Tracker | None = None,
+    track: Track | None = None,
 ) -> SearchReport:
     """Search, train the front finally, export, verify and measure it, write the report.
 
     A killed search goes on with ``resume``: finished trials stay, those that were running are tried again.
-    With the same job and one worker, the same candidates come out.
+    With the same job and one worker, the same candidates come out. How long and how far it goes
+    (`hardsight.nas.job.EFFORT`) may change on resuming, nothing else.
 
     Args:
         job: what to search for.
@@ -138,7 +147,7 @@ def run_search(
         predictor: instead of the device's own.
         evaluator: instead of quantization-aware training.
         measure: instead of this machine's profiler.
-        run: experiment tracker.
+        track: opens the experiment tracker's run, once nothing is left to refuse the job for.
 
     Returns:
         the report, also written to the folder as ``report.html``, ``front.png`` and ``trials.parquet``.
@@ -159,12 +168,22 @@ def run_search(
     if not folder.exists:
         folder.create(job)
     with folder.lock(), storage_errors(folder.path), quiet_optuna():
+        folder.keep(job)
         study = _open(setting, folder)
-        _optimize(setting, folder, study, progress)
-        verify_front(setting, folder, front(finished(study)), measure, progress)
-    report = write_report(folder.path)
-    if run is not None:
-        _track(report, folder, run)
+        report = None
+        try:
+            with track(setting, folder.path) if track else nullcontext() as run:
+                _optimize(setting, folder, study, progress)
+                verify_front(setting, folder, front(finished(study)), measure, progress)
+                report = write_report(folder.path)
+                if run is not None:
+                    _track(report, folder, run)
+        except StorageError as error:
+            if report is None:
+                raise
+            # hours of search are not lost for a log, nor for its end
+            note = f"Results are in '{folder.path}'; the MLflow run is incomplete: {error}"
+            report = replace(report, notes=(*report.notes, note))
     return report
 
 
@@ -210,7 +229,6 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
 def _optimize(setting: Setting, folder: StudyFolder, study: optuna.Study, progress: Progress | None) -> None:
     total = setting.job.trials
     done = len(finished(study))
-    began = time.monotonic()
 
     def tell(study: optuna.Study, trial: Any) -> None:
         nonlocal done
@@ -222,17 +240,13 @@ def _optimize(setting: Setting, folder: StudyFolder, study: optuna.Study, progre
         progress("search", done, total)
     if done >= total:
         return
-    try:
-        study.optimize(
-            _Objective(setting, folder, study),
-            n_trials=total - done,
-            timeout=setting.job.timeout,
-            catch=(TrialFailure,),
-            callbacks=[tell],
-        )
-    finally:
-        before = float(study.user_attrs.get("search_s", 0.0))
-        study.set_user_attr("search_s", before + time.monotonic() - began)
+    study.optimize(
+        _Objective(setting, folder, study),
+        n_trials=total - done,
+        timeout=setting.job.timeout,
+        catch=(TrialFailure,),
+        callbacks=[tell],
+    )
 
 
 class _Objective:
@@ -288,10 +302,13 @@ class _Objective:
 
 
 def _track(report: SearchReport, folder: StudyFolder, run: Tracker) -> None:
+    run.tag("data_digest", str(report.data["sha256"]))
     for step, (error, volume) in enumerate(zip(report.best_error, report.hypervolumes, strict=True)):
         run.metrics({"best_validation_error": error, "hypervolume": volume}, step)
     run.metrics(report.summary_metrics())
-    files = [folder.job_file, folder.trials_file, folder.front_file, folder.plot_file, folder.page_file]
-    for path in (*files, *sorted(folder.front.glob("*.onnx"))):
-        if path.exists():
-            run.artifact(path)
+    files = [folder.trials_file, folder.front_file, folder.plot_file, folder.page_file, folder.front]
+    if report.job.public() == report.job:  # else the file holds a password; the page shows the job without it
+        files.insert(0, folder.job_file)
+    for path in files:
+        run.artifact(path)
+    run.flush()

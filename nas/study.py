@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-STUDY_NAME = "search"
 _QUEUED = "fixed_params"  # where Optuna keeps what `enqueue_trial` was given
 
 
@@ -32,10 +32,18 @@ class StudyFolder:
 
     Args:
         path: of the folder.
+
+    Raises:
+        StorageError: when that is a file.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise StorageError(
+                f"'{path}' is a file; expected the folder of a search or the name of a new one"
+            )
         self.path = path
+        self.name_file = path / "study-name"
         self.job_file = path / "job.yaml"
         self.database = path / "study.db"
         self.weights = path / "weights"
@@ -63,6 +71,8 @@ class StudyFolder:
         with storage_errors(self.path):
             for folder in (self.path, self.weights, self.front):
                 folder.mkdir(parents=True, exist_ok=True)
+            # in a storage that folders share, two of one name must not become one study
+            write_text(self.name_file, f"search-{uuid.uuid4().hex[:12]}\n")
             write_text(self.job_file, job.to_yaml())
 
     def job(self) -> Job:
@@ -79,7 +89,7 @@ class StudyFolder:
             return parse_job(yaml.safe_load(self.job_file.read_text()), str(self.job_file))
 
     def check_same(self, job: Job) -> None:
-        """Refuse to resume with another job.
+        """Refuse to resume with a job that would have found other networks.
 
         Raises:
             JobError: with the difference.
@@ -90,7 +100,12 @@ class StudyFolder:
                 "put the old values back, or name another folder as 'output'"
             )
 
-    def open(self, job: Job, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    def keep(self, job: Job) -> None:
+        """Write the job again where a resumed one goes further than the first."""
+        if self.job() != job:
+            write_text(self.job_file, job.to_yaml())
+
+    def open(self, job: Job) -> optuna.Study:
         """The study, made on first use.
 
         Raises:
@@ -98,15 +113,36 @@ class StudyFolder:
         """
         import optuna
 
-        url = job.storage or f"sqlite:///{self.database}"
         with quiet_optuna(), storage_errors(self.path):
             return optuna.create_study(
-                storage=url,
-                sampler=sampler,
-                study_name=STUDY_NAME if job.storage is None else f"{STUDY_NAME}-{self.path.name}",
+                storage=self._url(job),
+                study_name=self._name(),
                 directions=["minimize"] * len(job.objectives),
                 load_if_exists=True,
             )
+
+    def load(self, job: Job) -> optuna.Study:
+        """The study, which must be there: looking makes none.
+
+        Raises:
+            StorageError: when the database holds none of that name, is torn or out of reach.
+        """
+        import optuna
+
+        with quiet_optuna(), storage_errors(self.path):
+            try:
+                return optuna.load_study(storage=self._url(job), study_name=self._name())
+            except KeyError as error:
+                raise StorageError(
+                    f"the database of the search in '{self.path}' does not hold its study '{self._name()}'; bring "
+                    "the old one back, or start again with --resume"
+                ) from error
+
+    def _url(self, job: Job) -> str:
+        return job.storage or f"sqlite:///{self.database}"
+
+    def _name(self) -> str:
+        return self.name_file.read_text().strip()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -222,7 +258,7 @@ def recover(study: optuna.Study) -> int:
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn what a disk or a database throws into a StorageError that says how to go on."""
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
     try:
         yield
@@ -231,9 +267,14 @@ def storage_errors(path: Path) -> Iterator[None]:
     except (OSError, StorageInternalError, SQLAlchemyError, EOFError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        torn = isinstance(cause, DatabaseError) and not isinstance(cause, OperationalError)
+        advice = (
+            "bring a copy of the database back, or search in another folder"
+            if torn
+            else "free space or fix the permissions, then go on with --resume"
+        )
         raise StorageError(
-            f"the search in '{path}' cannot read or write its files: {first_line}; "
-            "free space or fix the permissions, then go on with --resume"
+            f"the search in '{path}' cannot read or write its files: {first_line}; {advice}"
         ) from error
 
 

@@ -142,7 +142,7 @@ def _verify(
 def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation:
     """The better of the search's weights and those of a longer training, judged on the validation part."""
     job, candidate = setting.job, record.candidate
-    searched = Evaluation.load(folder.weights / f"{candidate.digest}.safetensors")
+    searched = _searched(setting, folder, record, notes)
     if job.final_epochs == 0:
         return searched
     path = folder.weights / f"{candidate.digest}-final.safetensors"
@@ -159,6 +159,17 @@ def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: li
             return searched
         final.save(path)
     return final if final.accuracy >= searched.accuracy else searched
+
+
+def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation:
+    """What the trial trained; trained again from the same seed where its file was deleted."""
+    path = folder.weights / f"{record.candidate.digest}.safetensors"
+    if not path.exists():
+        setting.evaluator.evaluate(record.candidate, setting.job.seed).save(path)
+        notes.append(
+            f"The weights of network {record.candidate.digest[:8]} were missing; it was trained again."
+        )
+    return Evaluation.load(path)
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:

@@ -90,6 +90,11 @@ class Predictor(ABC):
             len(graphs), len(metrics)
         )
         lower, upper = self.interval(graphs, device, metrics, value, level)
+        missing = [m for j, m in enumerate(metrics) if np.isnan(lower[:, j]).any()]
+        doubts = [
+            f"no {100 * level:.6g} % interval for {m}: the calibration cannot support that level"
+            for m in missing
+        ]
         return Prediction(
             value,
             lower,
@@ -99,7 +104,7 @@ class Predictor(ABC):
             level,
             self.name,
             tuple(g.unknown_ops for g in graphs),
-            tuple(g.assumptions for g in graphs),
+            tuple((*g.assumptions, *doubts) for g in graphs),
         )
 
     def interval(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,21 @@ from typing import Any
 import numpy as np
 
 from hardsight.device import Device, device_folder, get_device
-from hardsight.errors import DataError, ModelError, NotSupportedError, StorageError
+from hardsight.errors import DataError, NotSupportedError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
+from hardsight.predictors.measured import read_measurements
+from hardsight.predictors.persist import made_folder, save_predictor
+
+__all__ = ["AdaptReport", "adapt_here", "adapt_to", "choose_references", "read_measurements"]
 
 Progress = Callable[[str, int, int], None]
 
 MIN_SAMPLES, MAX_SAMPLES = 1, 50
+_MAX_LABEL_OFF = 50.0
 _MAX_LATENCY_S = 0.02
 _MAX_WEIGHT_BYTES = 30e6
 _BUDGET_S = 2.0
@@ -110,7 +114,6 @@ def adapt_to(
         StorageError: when the result cannot be written.
     """
     from hardsight.predictors import load_shipped_predictor
-    from hardsight.predictors.persist import save_predictor
 
     renamed = table.rows.assign(device=save_as)
     table = MeasurementTable(renamed, table.graphs, table.families)
@@ -118,13 +121,17 @@ def adapt_to(
     source = load_shipped_predictor()
     fits = [AdaptedPredictor(source, save_as, name).fit(table) for name in _source_devices(source, device)]
     best = min(fits, key=lambda f: _badness(f, Metric.LATENCY))
+    _refuse_outliers(best, table)
     samples = len(table.digests)
+    counted = f"{samples} measurement{'s' * (samples != 1)}"
     if samples < 5:
-        said.append(f"{samples} measurements are too few for an interval (5 or more give one)")
+        said.append(
+            f"{counted} {'is' if samples == 1 else 'are'} too few for an interval (5 or more give one)"
+        )
     folder = device_folder(save_as)
-    saved = Device.model_validate({**device.model_dump(), "name": save_as})
-    save_predictor(best, folder / "predictor", {"device": save_as, "digests": table.digests})
-    _write_device(folder / "device.yaml", saved)
+    settings = {"name": save_as, "description": f"adapted from {counted}"}
+    saved = Device.model_validate({**device.model_dump(), **settings})
+    _save(folder, best, saved, table.digests)
     return AdaptReport(
         save_as,
         best.source_device,
@@ -147,7 +154,7 @@ def choose_references(predictor: Predictor, device: str, table: MeasurementTable
     rows = rows[rows["value"] < _MAX_LATENCY_S].sort_values("digest")
     digests = list(dict.fromkeys(rows["digest"]))
     # A sample is enough to choose from, and parsing all graphs would take longer than measuring ten.
-    pool = [digests[i] for i in np.random.default_rng(0).permutation(len(digests))[: 12 * k + 100]]
+    pool = [digests[i] for i in np.random.default_rng(0).permutation(len(digests))[: 3 * k + 30]]
     pool = [d for d in pool if table.graphs[d].weight_bytes < _MAX_WEIGHT_BYTES and len(table.graphs[d])]
     design = np.stack([_design_row(predictor, device, table.graphs[d]) for d in pool])
     information = 1e-2 * np.eye(design.shape[1])
@@ -170,58 +177,6 @@ def _design_row(
     return np.concatenate([[1.0], shares, [(np.log10(costs.sum()) + 3) / 2]])
 
 
-def read_measurements(path: Path, device: str) -> MeasurementTable:
-    """Read a file of measurements: the lines that ``hardsight measure --json`` prints.
-
-    Each line is ``{"model": file, "digest": …, "measurements": {"latency_s": {"value", "spread", "repeats"}}}``.
-    The graph is found by digest among the shipped ones, else read from ``model`` (relative to the file).
-
-    Raises:
-        DataError: naming the line and what is wrong with it.
-    """
-    from hardsight.datasets.store import load_shipped
-
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read measurements from {path}: {error}") from error
-    known = load_shipped().graphs
-    graphs: dict[str, OperatorGraph] = {}
-    labels: list[Measurement] = []
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-            graph = _graph_of(record, known, path.parent)
-            graphs[graph.digest] = graph
-            for metric, label in record["measurements"].items():
-                spread, repeats = label.get("spread") or 0.0, label.get("repeats") or 1
-                labels.append(
-                    Measurement(graph.digest, device, Metric(metric), float(label["value"]), spread, repeats)
-                )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(
-                f"{path}, line {number}: {reason}; expected what 'hardsight measure --json' prints"
-            ) from error
-    if not labels:
-        raise DataError(f"{path} holds no measurement; expected what 'hardsight measure --json' prints")
-    return MeasurementTable.from_measurements(labels, graphs)
-
-
-def _graph_of(record: Mapping[str, Any], known: Mapping[str, OperatorGraph], folder: Path) -> OperatorGraph:
-    from hardsight.ingest import read_onnx
-
-    digest = str(record.get("digest", ""))
-    if digest in known:
-        return known[digest]
-    graph = read_onnx(folder / record["model"])
-    if digest and graph.digest != digest:
-        raise ModelError(f"'{record['model']}' has digest {graph.digest}, but the measurement is of {digest}")
-    return graph
-
-
 def _check(table: MeasurementTable) -> list[str]:
     """Refuse contradictions, warn of noise."""
     notes = []
@@ -235,6 +190,14 @@ def _check(table: MeasurementTable) -> list[str]:
     if len(latency) > 2 and latency.nunique() == 1:
         raise DataError(
             f"all {len(latency)} latencies are {latency.iloc[0]:.4g} s; different networks cannot all cost the same"
+        )
+    repeats = table.rows[table.rows.duplicated(["digest", "metric"])]["metric"].value_counts()
+    if len(repeats):
+        count = int(repeats.max())
+        notes.append(
+            "1 line repeats a network; its median is used"
+            if count == 1
+            else f"{count} lines repeat a network; their median is used"
         )
     noisy = int((table.rows["spread"] > 0.1).sum())
     if noisy:
@@ -262,12 +225,38 @@ def _badness(predictor: AdaptedPredictor, metric: Metric) -> float:
     return fitted.residual if fitted and np.isfinite(fitted.residual) else float("inf")
 
 
-def _write_device(path: Path, device: Device) -> None:
+def _refuse_outliers(fit: AdaptedPredictor, table: MeasurementTable) -> None:
+    """Refuse a label that no device explains; the fit itself is robust against one."""
+    for metric in fit.fitted:
+        graphs, label = table.labelled(fit.device, metric)
+        ratio = label / fit.point(graphs, fit.device, metric)
+        worst = int(np.argmax(np.abs(np.log(ratio))))
+        if not 1 / _MAX_LABEL_OFF < ratio[worst] < _MAX_LABEL_OFF:
+            raise DataError(
+                f"{metric} of graph {graphs[worst].digest} is {label[worst]:.4g} {metric.unit}, {ratio[worst]:.3g} "
+                "times what the other networks let expect; check its unit, measure it again or remove it"
+            )
+
+
+def _save(folder: Path, predictor: AdaptedPredictor, device: Device, digests: Sequence[str]) -> None:
+    """Write predictor and description: both, or on a full disk neither."""
     import yaml
 
+    path = folder / "device.yaml"
+    part = folder / "device.yaml.part"
     try:
-        path.write_text(
-            yaml.safe_dump(device.model_dump(exclude_defaults=True, mode="json"), sort_keys=False)
-        )
+        with made_folder(folder):
+            try:
+                part.write_text(
+                    yaml.safe_dump(device.model_dump(exclude_defaults=True, mode="json"), sort_keys=False)
+                )
+                save_predictor(predictor, folder / "predictor", {"device": device.name, "digests": digests})
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    except StorageError:
+        raise
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free space or set HARDSIGHT_HOME"
+        ) from error

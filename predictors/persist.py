@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from hardsight.errors import StorageError, UnknownNameError
 from hardsight.predictors._base import Predictor
@@ -39,8 +43,10 @@ def save_predictor(predictor: Predictor, folder: Path, info: dict[str, Any] | No
         StorageError: when it cannot be written; an older folder is then untouched.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
+        with (
+            made_folder(folder.parent),
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch,
+        ):
             made = Path(scratch) / "new"
             made.mkdir()
             meta = {
@@ -53,8 +59,24 @@ def save_predictor(predictor: Predictor, folder: Path, info: dict[str, Any] | No
             if folder.exists():
                 folder.replace(Path(scratch) / "old")
             made.replace(folder)
-    except OSError as error:
-        raise StorageError(f"cannot write the predictor to {folder}: {error}") from error
+    except (OSError, SafetensorError) as error:  # the latter also when the disk is full
+        raise StorageError(
+            f"cannot write the predictor to {folder}: {error}; check its free space and permissions"
+        ) from error
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder; when the block fails, the folders made for it go again unless something is in them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def load_saved(folder: Path) -> Predictor:
@@ -71,7 +93,7 @@ def load_saved(folder: Path) -> Predictor:
         )
     try:
         return load_part(folder, meta["predictor"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hardsight.datasets.profilers._base import Profiler
 from hardsight.device import HOST, Device
-from hardsight.errors import BackendError, UnknownNameError
+from hardsight.errors import NotSupportedError, UnknownNameError
 
 __all__ = ["PROFILERS", "Profiler", "get_profiler"]
 
@@ -17,13 +17,13 @@ def get_profiler(device: Device) -> Profiler:
     """The backend that measures the device.
 
     Raises:
-        BackendError: when the device is not this machine.
+        NotSupportedError: when the device is not this machine.
         UnknownNameError: when no backend has the device's runtime.
     """
     from importlib import import_module
 
     if device.hardware != HOST:
-        raise BackendError(
+        raise NotSupportedError(
             f"'{device.name}' is not this machine, so it cannot be measured here; "
             f"measure as '{HOST}/{device.runtime}/{device.mode}'"
         )

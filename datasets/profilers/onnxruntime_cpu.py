@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,12 +80,13 @@ class OnnxRuntimeCpuProfiler(Profiler):
             if metric in missing:
                 raise BackendError(f"{metric} cannot be measured on {device.name}: {missing[metric]}")
         graph = read_onnx(model, shapes=shapes)
-        with _runnable(model, quantize=device.mode.startswith("int8")) as (path, weights):
+        bound = {spec.name: spec.shape for spec in graph.inputs}
+        with _runnable(model, bound, quantize=device.mode.startswith("int8")) as (path, weights):
             answer = self._ask(
                 {
                     "path": str(path),
                     "threads": device.threads,
-                    "shapes": {spec.name: spec.shape for spec in graph.inputs},
+                    "shapes": bound,
                     "budget_s": budget_s,
                     "timeout_s": 60 + 3 * budget_s,
                     "energy": Metric.ENERGY not in missing,
@@ -110,8 +113,11 @@ class OnnxRuntimeCpuProfiler(Profiler):
         ]
 
     def close(self) -> None:
-        """End the worker process."""
+        """End the worker process, and the one that is running a model."""
         if self._worker is not None:
+            if hasattr(os, "killpg"):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._worker.pid, signal.SIGKILL)
             self._worker.kill()
             self._worker.wait()
             for stream in (self._worker.stdin, self._worker.stdout):
@@ -124,12 +130,14 @@ class OnnxRuntimeCpuProfiler(Profiler):
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._worker is None or self._worker.poll() is not None:
+            self.close()
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "hardsight.datasets.profilers._ort_worker"],
+                [sys.executable, "-m", "hardsight.datasets.profilers._ort_worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
+                start_new_session=True,  # a group to end as a whole; Ctrl-C is for the parent
             )
         stdin, stdout = self._worker.stdin, self._worker.stdout
         assert stdin is not None and stdout is not None
@@ -139,6 +147,9 @@ class OnnxRuntimeCpuProfiler(Profiler):
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
+        except BaseException:  # its answer, still to come, would be taken for the next one's
+            self.close()
+            raise
         if not line:
             self.close()
             return {"error": "the profiling process ended without an answer"}
@@ -147,8 +158,10 @@ class OnnxRuntimeCpuProfiler(Profiler):
 
 
 @contextlib.contextmanager
-def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tuple[Path, str]]:
-    """A file that ONNX Runtime can load, and where its weights come from: ``"model"`` or ``"random"``."""
+def _runnable(
+    model: Path | onnx.ModelProto, shapes: Mapping[str, Sequence[int]], *, quantize: bool
+) -> Iterator[tuple[Path, str]]:
+    """A file that ONNX Runtime runs with such inputs, and whence its weights: ``"model"`` or ``"random"``."""
     import onnx
 
     from hardsight.datasets.quantize import quantize_static
@@ -157,17 +170,21 @@ def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tupl
     if isinstance(model, Path):
         proto = onnx.load(model, load_external_data=False)
         complete = _has_weights(proto, model.parent)
-        if complete and not (quantize and not _is_quantized(proto)):
-            yield model, "model"
-            return
-        if complete:
-            proto = onnx.load(model)
     else:
         proto = model
         complete = _has_weights(proto, None)
+    quantize = quantize and not _is_quantized(proto)
+    rebind = quantize or _contradicts(proto, shapes)
+    if isinstance(model, Path) and complete:
+        if not rebind:
+            yield model, "model"
+            return
+        proto = onnx.load(model)
+    if rebind:
+        proto = _bound(proto, shapes)
     if not complete:
         proto = fill_weights(proto)
-    if quantize and not _is_quantized(proto):
+    if quantize:
         proto = quantize_static(proto)
     scratch = _SCRATCH if _SCRATCH.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="hardsight-", dir=scratch) as folder:
@@ -179,6 +196,35 @@ def _runnable(model: Path | onnx.ModelProto, *, quantize: bool) -> Iterator[tupl
         path.write_bytes(data)
         del proto, data
         yield path, "model" if complete else "random"
+
+
+def _contradicts(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether the file fixes an input's dimension to another number; ONNX Runtime would refuse the input."""
+    return any(
+        dim.HasField("dim_value") and dim.dim_value != size
+        for value in model.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
+    )
+
+
+def _bound(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """A copy with these input shapes, and without what the file says of other tensors' shapes."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        if value.name in shapes and value.type.HasField("tensor_type"):
+            tensor = value.type.tensor_type
+            tensor.ClearField("shape")
+            tensor.shape.SetInParent()  # present though empty: a scalar
+            for size in shapes[value.name]:
+                tensor.shape.dim.add(dim_value=size)
+    del copy.graph.value_info[:]
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return copy
 
 
 def _has_weights(model: onnx.ModelProto, folder: Path | None) -> bool:
@@ -202,8 +248,6 @@ def _is_quantized(model: onnx.ModelProto) -> bool:
 @cache
 def host_versions() -> dict[str, str]:
     """What labels taken on this machine depend on: CPU, cores, system, runtime."""
-    import os
-
     import onnxruntime
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

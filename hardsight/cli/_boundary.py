@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sqlite3
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
+from hardsight.cli._text import printable
 from hardsight.errors import HardsightError, StorageError
 
 EXIT_UNEXPECTED = 70
@@ -20,7 +24,13 @@ EXIT_BROKEN_PIPE = 141
 
 def run() -> NoReturn:
     """Entry point of the installed script."""
-    sys.exit(main())
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ``--debug`` may stand anywhere, so that it can be appended to a line that failed.
     """
+    _mend_streams()
     args = list(sys.argv[1:] if argv is None else argv)
 
     def command() -> object:
@@ -54,8 +65,7 @@ def guard(command: Callable[[], object], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except typer.TyperException as error:
-        say(f"{error.format_message().rstrip('.')}. See 'hardsight --help'.")
-        return error.exit_code
+        return _usage(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -65,8 +75,28 @@ def guard(command: Callable[[], object], *, debug: bool = False) -> int:
 
 
 def say(sentence: str) -> None:
-    """Print an error on stderr, on one line."""
-    print(f"hardsight: {' '.join(sentence.split())}", file=sys.stderr)
+    """Print an error on stderr, on one line; where that is closed or full, the exit code has to do."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"hardsight: {printable(' '.join(sentence.split()))}", file=sys.stderr)
+
+
+def _usage(error: typer.TyperException) -> int:
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if context is not None and message == context.get_help():  # a group without a command
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr)
+    else:
+        say(f"{message.rstrip('.')}. See '{context.command_path if context else 'hardsight'} --help'.")
+    return error.exit_code
+
+
+def _mend_streams() -> None:
+    """Give closed streams somewhere to go, and write out characters that a stream's encoding lacks."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 (open as long as the process)
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -108,6 +138,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _closed_pipe() -> int:
-    # The interpreter flushes stdout once more as it exits; that must find somewhere to go.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     return EXIT_BROKEN_PIPE
+
+
+def _discard(stream: TextIO) -> None:
+    """The interpreter flushes a stream once more as it exits; that must find somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -17,19 +17,14 @@ T = TypeVar("T")
 def each_model(models: Iterable[Path], ask: Callable[[Path], T]) -> Iterator[T]:
     """Answers in order. Afterwards, exits with the code of the first model that failed.
 
-    Only a model's own fault is survived; an unknown device, say, ends the command at once, as does the
-    same sentence a second time: it is then not about the model.
+    Only what may be a model's own fault is survived; an unknown device, say, ends the command at once.
     """
     first: HardsightError | None = None
-    said: set[str] = set()
     for model in models:
         try:
             answer = ask(model)
         except (ModelError, BackendError) as error:
-            if str(error) in said:
-                raise typer.Exit(error.exit_code) from error
-            said.add(str(error))
-            say(str(error) if str(model) in str(error) else f"{model}: {error}")
+            say(str(error) if f"'{model}'" in str(error) else f"{model}: {error}")
             first = first or error
         else:
             yield answer

@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hardsight.budgets import unit_of
+from hardsight.cli._text import printable
 from hardsight.units import format_quantity
 
 _LABELS = {
@@ -39,19 +41,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     """Print a table; columns after the first whose cells begin with a digit are set to the right."""
     cells = [list(row) for row in rows]
     if title:  # above, not in the table: that would wrap it to the width of the columns
-        note(f"\n{title}")
+        print()
+        note(title)
     shown = Table(header_style="bold")
     for i, name in enumerate(columns):
         numbers = i > 0 and any(row[i][:1].isdigit() for row in cells)
         shown.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     console().print(shown)
 
 
 def note(text: str) -> None:
     """A plain line below a table."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console().print(Text(printable(text)), soft_wrap=True)
 
 
 def label(quantity: str) -> str:

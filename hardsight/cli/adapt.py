@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,12 @@ def adapt(
     ] = None,
     device: _flags.DeviceName = HERE,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NEW", help="Name of the new device; by default the same.")
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NEW",
+            help="Name of the new device; needed with --measurements; with --here, by default the same.",
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", metavar="K", help="Reference networks to measure.")
@@ -53,11 +59,15 @@ def adapt(
     _show.table(
         ("metric", f"cost against {report.source_device}", "error left"),
         (
-            (_show.label(metric), f"{scale:.3g} x", f"± {_show.percent(report.residual[metric])}")
+            (_show.label(metric), f"{scale:.3g} x", _error_left(report.residual[metric]))
             for metric, scale in report.scale.items()
         ),
-        f"{report.device}: adapted with {report.samples} networks",
+        f"{report.device}: adapted with {report.samples} network{'s' * (report.samples != 1)}",
     )
     for text in report.notes:
         _show.note(text)
     _show.note(f"Now: hardsight predict MODEL.onnx --device {report.device}")
+
+
+def _error_left(residual: float) -> str:
+    return f"± {_show.percent(residual)}" if math.isfinite(residual) else "unknown: one network"

@@ -93,5 +93,10 @@ def _print(table: MeasurementTable, title: str) -> None:
             )
             for row in describe_dataset(table)
         ),
-        f"{title}: {len(table.digests)} networks of {len(families)} families",
+        f"{title}: {_counted(len(table.digests), 'network', 'networks')} of "
+        f"{_counted(len(families), 'family', 'families')}",
     )
+
+
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"

@@ -45,7 +45,7 @@ def _print(answer: ModelPrediction) -> None:
         ends = (estimate.lower, estimate.upper)
         interval = "none" if None in ends else " to ".join(_show.amount(end, metric) for end in ends)
         rows.append((_show.label(metric), _show.amount(estimate.value, metric), interval))
-    level = next((f"{e.level:.0%} interval" for e in answer.estimates.values()), "interval")
+    level = next((f"{100 * e.level:.6g} % interval" for e in answer.estimates.values()), "interval")
     title = f"{answer.model} on {answer.device} ({answer.predictor})"
     _show.table(("metric", "predicted", level), rows, title)
     if answer.layers:

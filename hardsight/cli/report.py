@@ -10,7 +10,7 @@ import typer
 from hardsight.cli import _flags, _show
 
 if TYPE_CHECKING:
-    from hardsight.nas.report import FrontRow, SearchReport
+    from hardsight.nas.report import SearchReport
 
 
 def report(
@@ -33,28 +33,10 @@ def report(
 
 def show_report(report: SearchReport) -> None:
     """Print the front, predicted beside measured, and what it cost to find."""
-    costs = report.shown_costs
-    columns = ["network", "accuracy (ONNX Runtime)"]
-    for name in costs:
-        columns += (
-            [_show.label(name)] if name == "size_bytes" else [f"{_show.label(name)} predicted", "measured"]
-        )
-    _show.table(columns, (_row(row, costs) for row in report.rows), f"Front of {report.folder}")
+    from hardsight.nas.report_page import front_table
+
+    if report.rows:
+        _show.console().print(front_table(report))
     for sentence in report.sentences():
         _show.note(sentence)
-    _show.note(f"Page: {report.folder / 'report.html'}")
-
-
-def _row(row: FrontRow, costs: list[str]) -> list[str]:
-    cells = [row.file, _show.percent(row.test_accuracy)]
-    for name in costs:
-        estimate = row.predicted[name]
-        shown = _show.amount(estimate.value, name)
-        if name == "size_bytes":
-            cells.append(shown)
-            continue
-        if estimate.lower is not None and estimate.upper is not None:
-            shown += f" ({_show.amount(estimate.lower, name)} to {_show.amount(estimate.upper, name)})"
-        measured = row.measured.get(name)
-        cells += [shown, _show.amount(measured[0], name) if measured else "-"]
-    return cells
+    _show.note(f"Page, plot, trials and ONNX files: {report.folder}")

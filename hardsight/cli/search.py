@@ -14,7 +14,7 @@ from hardsight.progress import progress_bars
 
 def search(
     job: Annotated[
-        Path, typer.Argument(metavar="JOB.yaml", help="What to search for; the README explains the keys.")
+        Path, typer.Argument(metavar="JOB.yaml", help="What to search for; docs/job.md explains the keys.")
     ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed search stopped.")] = False,
     out: Annotated[
@@ -28,6 +28,8 @@ def search(
 
     The front is trained, exported to ONNX and measured. The study is a database in its folder; every finished
     trial survives a kill.
+
+    Exit code 1 when no network comes out: none keeps the constraints, or every training failed.
     """
     from hardsight import jobs
     from hardsight.serialize import search_record
@@ -38,3 +40,5 @@ def search(
         _show.line(search_record(report))
     else:
         show_report(report)
+    if not report.rows:
+        raise typer.Exit(1)

@@ -27,10 +27,12 @@ def train(
     from hardsight import jobs
 
     with progress_bars() as progress:
-        result = jobs.train(
+        trained = jobs.train(
             out, data=data, predictors=predictors, folds=folds, track=track, progress=progress
         )
-    show_scores(result.table)
-    for metric, name in result.chosen.items():
+    show_scores(trained.result.table)
+    for metric, name in trained.result.chosen.items():
         _show.note(f"{_show.label(metric)}: kept {name}")
     _show.note(f"Written to {out}")
+    if trained.model_uri:
+        _show.note(f"Model: {trained.model_uri}")

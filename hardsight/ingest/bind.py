@@ -8,7 +8,7 @@ from typing import Final
 
 from onnx import TensorShapeProto, TypeProto, ValueInfoProto
 
-from hardsight.errors import ModelError
+from hardsight.errors import InputError, ModelError
 from hardsight.ingest.flatten import FlatGraph, require_text
 from hardsight.ingest.types import MAX_ELEMENTS, elements, holder, text
 
@@ -53,6 +53,8 @@ def bind(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str) -> tup
 
 
 def _check_names(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    if not isinstance(shapes, Mapping):
+        raise InputError(f"shapes is {shapes!r}; give input names with shapes: {{'x': (1, 3, 224, 224)}}")
     known = [value.name for value in flat.inputs]
     for given, dims in shapes.items():
         if given not in known:
@@ -60,13 +62,13 @@ def _check_names(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str
                 ", ".join(f"'{k}' {text(v.type)}" for k, v in zip(known, flat.inputs, strict=True)) or "none"
             )
             raise ModelError(f"'{name}' has no input '{given}' to give a shape to; its inputs: {listed}")
-        if (
-            any(isinstance(d, bool) or int(d) != d or d < 1 for d in dims)
-            or elements(tuple(dims)) > MAX_ELEMENTS
-        ):
-            raise ModelError(
-                f"shape {tuple(dims)} for input '{given}' is unusable; give positive whole numbers"
-            )
+        try:
+            usable = all(not isinstance(d, bool) and int(d) == d and d >= 1 for d in dims)
+            usable = usable and elements(tuple(dims)) <= MAX_ELEMENTS
+        except (TypeError, ValueError, OverflowError):
+            usable = False
+        if not usable:
+            raise ModelError(f"shape {dims} for input '{given}' is unusable; give positive whole numbers")
 
 
 def _apply(

@@ -218,6 +218,10 @@ class _Flattener:
         for index, node in enumerate(graph.node):
             keys = (attribute.name for attribute in node.attribute)
             require_text(self._model, node.name, node.op_type, node.domain, *node.input, *node.output, *keys)
+            if not node.op_type:
+                raise ModelError(
+                    f"node '{node.name}' (number {index}) of '{self._model}' has no operator type; export it again"
+                )
             for output in node.output:
                 if output:
                     if output in producer or (output in scope and scope[output] == prefix + output):

@@ -83,16 +83,18 @@ class Evaluation:
             with safe_open(path, framework="numpy") as held:
                 metadata = held.metadata()
                 weights = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"cannot read weights from {path}: {error}; delete the file") from error
-        return cls(
-            Candidate.from_json(metadata["candidate"]),
-            float(metadata["accuracy"]),
-            int(metadata["seed"]),
-            int(metadata["epochs"]),
-            float(metadata["duration_s"]),
-            weights,
-        )
+            return cls(
+                Candidate.from_json(metadata["candidate"]),
+                float(metadata["accuracy"]),
+                int(metadata["seed"]),
+                int(metadata["epochs"]),
+                float(metadata["duration_s"]),
+                weights,
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"cannot read weights from '{path}': {error}; delete the file, then go on with --resume"
+            ) from error
 
 
 class AccuracyEvaluator(ABC):

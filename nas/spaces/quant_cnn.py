@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hardsight.candidate import Candidate, Json
 from hardsight.errors import InputError, JobError
-from hardsight.nas._text import did_you_mean
+from hardsight.nas._text import fault, faults
 from hardsight.nas.network import IMAGE, PRECISION_BITS, Layer, Network, Precision
 from hardsight.nas.spaces._base import NetworkSpace, Task
 
@@ -42,6 +42,9 @@ class _Parameters(_Strict):
     head_precision: Precision
 
 
+Width = Annotated[int, Field(strict=True, ge=1, le=4096)]
+
+
 class Options(_Strict):
     """What a job file may set.
 
@@ -56,13 +59,17 @@ class Options(_Strict):
         precisions: choices per block; by default all that the device executes.
     """
 
-    resolutions: tuple[int, ...] | None = Field(default=None, min_length=1)
-    max_depth: int = Field(default=3, ge=1, le=8)
-    widths: tuple[tuple[int, int], ...] = Field(
+    resolutions: tuple[Annotated[int, Field(strict=True, ge=4, le=1024)], ...] | None = Field(
+        default=None, min_length=1
+    )
+    max_depth: int = Field(default=3, strict=True, ge=1, le=8)
+    widths: tuple[tuple[Width, Width], ...] = Field(
         default=((8, 24), (16, 40), (24, 64)), min_length=1, max_length=6
     )
-    width_step: int = Field(default=8, ge=1)
-    expansions: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    width_step: int = Field(default=8, strict=True, ge=1)
+    expansions: tuple[Annotated[int, Field(strict=True, ge=1, le=64)], ...] = Field(
+        default=(1, 2, 4), min_length=1
+    )
     kernels: tuple[Literal[3, 5], ...] = Field(default=(3, 5), min_length=1)
     precisions: tuple[Precision, ...] | None = Field(default=None, min_length=1)
 
@@ -101,9 +108,9 @@ class QuantCnnSpace(NetworkSpace):
             )
         self.resolutions = tuple(sorted(set(self.options.resolutions or _resolutions(max(task.shape[1:])))))
         for low, high in self.options.widths:
-            if not 1 <= low <= high:
+            if low > high:
                 raise JobError(
-                    f"width range {low} to {high} is empty; give the narrowest first, for example [8, 24]"
+                    f"space.widths: range {low} to {high} is empty; give the narrowest first, for example [8, 24]"
                 )
 
     @classmethod
@@ -111,10 +118,8 @@ class QuantCnnSpace(NetworkSpace):
         try:
             return cls(task, Options.model_validate(options))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            hint = did_you_mean(key, Options.model_fields) if first["type"] == "extra_forbidden" else ""
-            raise JobError(f"space '{cls.name}' cannot use '{key}': {first['msg']}.{hint}") from error
+            wrong = [fault(e, Options.model_fields, "space") for e in faults(map(dict, error.errors()))]
+            raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:
         options = self.options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hardsight.datasets.build import BLOCK, Builder, Recipe
 from hardsight.datasets.profilers import Profiler
 from hardsight.datasets.store import load_table
 from hardsight.device import Device
-from hardsight.errors import BackendError, StorageError
+from hardsight.errors import BackendError, DataError, InputError, StorageError, UnknownNameError
 from hardsight.ingest import read_onnx
 from hardsight.measurement import Measurement
 from hardsight.metrics import Metric
@@ -116,10 +118,41 @@ def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Pat
     assert rows_of(drifted) == rows_of(steady)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    built(tmp_path)
-    with pytest.raises(StorageError, match="give another folder"):
-        Builder(tmp_path, Recipe(families=("mlp",), per_family=4))
+def test_another_recipe_in_the_same_folder_is_refused_in_words(tmp_path: Path) -> None:
+    Builder(tmp_path, Recipe(families=("mlp",), per_family=3, int8=False))
+    with pytest.raises(InputError) as caught:
+        Builder(tmp_path, Recipe(families=("mlp",), per_family=4, int8=False))
+    assert str(caught.value) == (
+        f"'{tmp_path}' was begun with per-family 3; give --per-family 3 or another folder"
+    )
+    with pytest.raises(InputError, match="the families mlp, no int8; give --family mlp --no-int8 or another"):
+        Builder(tmp_path, Recipe(per_family=3))
+
+
+def test_an_unknown_family_is_refused_before_anything_is_written() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown family 'mpl'\. Did you mean 'mlp'\?"):
+        Recipe(families=("mlp", "mpl"))
+
+
+def test_a_full_disk_leaves_no_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as out:
+            out.write(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    builder = Builder(tmp_path, RECIPE)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        StorageError, match="No space left on device; free space or give another folder"
+    ) as caught:
+        builder.generate()
+    assert str(caught.value).count("cannot write") == 1
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no data set: it has no measurements\.parquet; give a folder"):
+        load_table(tmp_path / "nope")
 
 
 def test_a_packed_data_set_reads_back_and_a_torn_one_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +19,7 @@ import pytest
 from hardsight.datasets.profilers import _ort_worker, get_profiler
 from hardsight.datasets.profilers.energy import NvmlCounter, RaplCounter
 from hardsight.device import Device, get_device
-from hardsight.errors import BackendError, ModelError
+from hardsight.errors import BackendError, ModelError, NotSupportedError
 from hardsight.ingest import read_onnx
 from hardsight.metrics import Metric
 
@@ -135,5 +139,105 @@ def test_a_model_the_runtime_refuses_names_the_reason(tmp_path: Path) -> None:
 
 
 def test_another_machine_cannot_be_measured_here() -> None:
-    with pytest.raises(BackendError, match="is not this machine"):
+    with pytest.raises(NotSupportedError, match="is not this machine"):
         get_profiler(Device(name="board/onnxruntime/fp32-t1", kind="cpu"))
+
+
+DYNAMIC = TEXT.replace(
+    "(float[1,4,16,16] x) => (float[1,4,16,16] y)", "(float[N,4,H,W] x) => (float[N,4,H,W] y)"
+)
+
+
+@pytest.mark.parametrize("text", [DYNAMIC, TEXT])
+@pytest.mark.parametrize("mode", ["int8-t1", "fp32-t1"])
+def test_given_shapes_are_what_runs(tmp_path: Path, text: str, mode: str) -> None:
+    model, shapes = onnx.parser.parse_model(text), {"x": (2, 4, 8, 12)}
+    before = model.SerializeToString()
+    onnx.save(model, tmp_path / "net.onnx")
+    device = get_device(f"host/onnxruntime/{mode}")
+    profiler = get_profiler(device)
+    for source in (model, tmp_path / "net.onnx"):
+        (label,) = profiler.measure(source, device, [Metric.LATENCY], budget_s=0.05, shapes=shapes)
+        assert label.digest == read_onnx(source, shapes=shapes).digest
+        assert label.versions["weights"] == "model"
+    assert model.SerializeToString() == before
+
+
+def test_a_refusal_is_readable(tmp_path: Path) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]> '
+    text = "n (float[2,3] x, int64[1] s) => (float[K] y) { y = Reshape(x, s) }"
+    onnx.save(onnx.parser.parse_model(head + text), tmp_path / "bad.onnx")
+    request = {"path": str(tmp_path / "bad.onnx"), "threads": 1, "shapes": {"x": [2, 3], "s": [2]}}
+    error = json.loads(_ort_worker._answer(request))["error"]
+    assert "onnxruntime_src" not in error
+    assert "ONNXRuntimeError" not in error
+    assert error.endswith("cannot run it; 'hardsight predict' does not need to")
+    assert not error.startswith("ONNX Runtime")
+
+
+def test_an_endless_time_limit_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ort_worker, "_answer", lambda request: "{}")
+    assert _ort_worker._answer_in_fork({"timeout_s": 1e30}) == "{}"
+
+
+def test_a_fork_that_fails_never_becomes_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request: dict[str, object]) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_ort_worker, "_answer", fail)
+    assert "without an answer" in json.loads(_ort_worker._answer_in_fork({"timeout_s": 5}))["error"]
+
+
+def _parents() -> dict[int, int]:
+    """Parent of every live process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    return [child for child, parent in _parents().items() if parent == pid]
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="follows processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_a_killed_parent(model_path: Path, number: signal.Signals) -> None:
+    fifo = model_path.with_name("never.onnx")
+    os.mkfifo(fifo)  # opening it waits for a writer: a model that never finishes
+    request = {"path": str(fifo), "threads": 1, "shapes": {}, "budget_s": 1e9, "timeout_s": 1e9}
+    code = (
+        "from hardsight.datasets.profilers.onnxruntime_cpu import OnnxRuntimeCpuProfiler as P\n"
+        f"P()._ask({request!r})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    started: list[int] = []
+
+    def forked() -> bool:
+        started[:] = _children(parent.pid)
+        started.extend(c for w in list(started) for c in _children(w))
+        return len(started) == 2
+
+    try:
+        assert _within(60, forked)
+        parent.send_signal(number)
+        parent.wait(20)
+        assert _within(10, lambda: not set(started) & set(_parents()))
+    finally:
+        parent.kill()
+        for pid in set(started) & set(_parents()):
+            os.kill(pid, signal.SIGKILL)

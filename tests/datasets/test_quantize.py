@@ -126,3 +126,13 @@ def test_unbound_inputs_and_nothing_to_quantize_are_refused() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises(ModelError, match="'erf' has no operator"):
         quantize_static(model)
+
+
+def test_the_runtime_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,4] x) => (float[1,4] y) <float[4,4] w = {%s}, float[1] unused = {1}>
+    { y = MatMul(x, w) }
+    """
+    quantize_static(onnx.parser.parse_model(text % ",".join(["0.1"] * 16)))
+    assert capfd.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -9,6 +10,7 @@ import pytest
 import hardsight as hs
 from hardsight import api
 from hardsight.errors import InputError, ModelError, NotSupportedError, UnknownNameError
+from hardsight.serialize import measurement_record, prediction_record
 
 HERE = api.HERE
 
@@ -21,7 +23,7 @@ def test_predict_gives_value_interval_and_identity(model: Path, fake_predictor: 
     assert answer["peak_memory_bytes"].upper is None
     assert answer.digest == hs.read_onnx(model, shapes={"x": (4, 8)}).digest
     assert answer.model == str(model)
-    assert answer.layers == ()
+    assert answer.layers is None
 
 
 def test_an_unbound_batch_is_one_and_said_so(model: Path, fake_predictor: Any) -> None:
@@ -97,3 +99,66 @@ def test_shapes() -> None:
 def test_bad_shapes(texts: list[str]) -> None:
     with pytest.raises(InputError):
         api.parse_shapes(texts)
+
+
+def test_layers_of_a_model_without_operators_are_an_empty_list(home: Path, fake_predictor: Any) -> None:
+    nothing = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> n (float[2] x) => (float[2] x) {}'
+    )
+    assert prediction_record(hs.predict(nothing, device=HERE, layers=True))["layers"] == []
+    assert "layers" not in prediction_record(hs.predict(nothing, device=HERE))
+
+
+@pytest.mark.parametrize("metric", ["foo", "energy_j"])
+def test_an_answer_says_what_it_holds(model: Path, fake_predictor: Any, metric: str) -> None:
+    answer = hs.predict(model, device=HERE)
+    measured = api.ModelMeasurement("m", "d", HERE, (), {})
+    table = fake_predictor.predict([hs.read_onnx(model)], HERE)
+    with pytest.raises(NotSupportedError, match="covered: latency_s, peak_memory_bytes"):
+        answer[metric]
+    with pytest.raises(KeyError, match="covered: latency_s, peak_memory_bytes"):
+        table[metric]
+    with pytest.raises(KeyError, match="covered: nothing"):
+        measured[metric]
+    assert answer.get(metric) is None
+    assert metric not in answer
+
+
+def test_wrong_types_are_refused_in_words(model: Path) -> None:
+    for question in (hs.predict, hs.measure):
+        with pytest.raises(InputError, match="device is None; give a name"):
+            question(model, device=None)  # type: ignore[operator]
+    with pytest.raises(InputError, match="shapes is 'x=1,8'"):
+        hs.read_onnx(model, shapes="x=1,8")  # type: ignore[arg-type]
+    for shape in ("18", "x", 18, (1, None), (1, float("inf"))):
+        with pytest.raises(ModelError, match="unusable"):
+            hs.read_onnx(model, shapes={"x": shape})  # type: ignore[dict-item]
+
+
+def test_a_name_is_guessed_whatever_its_case() -> None:
+    assert "Did you mean 'Conv'?" in str(UnknownNameError("kind", "CONV", ["Conv", "Gemm"]))
+
+
+def test_dir_lists_what_is_public() -> None:
+    assert dir(hs) == sorted(hs.__all__)
+
+
+def test_a_node_without_a_type_is_refused(model: Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.node[1].op_type = ""
+    with pytest.raises(ModelError, match="no operator type"):
+        hs.read_onnx(proto)
+
+
+def test_a_missing_interval_is_explained(model: Path, fake_predictor: Any) -> None:
+    said = [text for text in hs.predict(model, device=HERE).assumptions if "interval" in text]
+    assert said == ["no 90 % interval for peak_memory_bytes: the calibration cannot support that level"]
+
+
+def test_a_measurement_records_its_shapes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hardsight.datasets import profilers
+
+    fake = SimpleNamespace(check=lambda: None, measure=lambda *a, **k: [], unavailable=dict)
+    monkeypatch.setattr(profilers, "get_profiler", lambda device: fake)
+    answer = hs.measure(model, shapes={"x": (4, 8)})
+    assert measurement_record(answer)["shapes"] == {"x": [4, 8]}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sqlite3
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import typer
 
@@ -183,8 +185,8 @@ def test_check_of_a_bad_model_is_not_a_broken_budget(model: Path, fake_predictor
         (["adapt", "--measurements", "x"], 2, "--name"),
         (["search", "nojob.yaml"], 2, "nojob.yaml"),
         (["report", "nostudy"], 6, "nostudy"),
-        (["dataset", "info", "--data", "nodata"], 6, "nodata"),
-        (["evaluate", "--predictor", "nope", "--data", "nodata"], 6, "nodata"),
+        (["dataset", "info", "--data", "nodata"], 2, "'nodata' is no data set"),
+        (["evaluate", "--predictor", "nope", "--data", "nodata"], 2, "nodata"),
         (["frobnicate"], 2, "frobnicate"),
         (["predict", "--frobnicate"], 2, "--frobnicate"),
     ],
@@ -267,3 +269,91 @@ def test_devices_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["threads"] == 1
     assert record["can_measure"] is True
     assert record["can_predict"] is False
+
+
+# -- many models ----------------------------------------------------------------------------------
+
+
+def test_models_with_the_same_fault_are_all_named(
+    model: Path, fake_predictor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [model.parent / folder / "model.onnx" for folder in ("r1", "r2", "r3")]
+    proto = onnx.load(model)
+    for path, name in zip(paths, ("H", "H", "8"), strict=True):
+        path.parent.mkdir()
+        dim = proto.graph.input[0].type.tensor_type.shape.dim[1]
+        dim.Clear()
+        if name == "8":
+            dim.dim_value = 8
+        else:
+            dim.dim_param = name
+        onnx.save(proto, path)
+    assert main(["predict", *map(str, paths), "-d", HERE, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["model"] for line in out.splitlines()] == [str(paths[2])]
+    first, second = err.splitlines()
+    assert str(paths[0]) in first
+    assert str(paths[1]) in second
+
+
+def test_another_machine_is_said_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", str(model), str(model), "-d", "xeon-amx/onnxruntime/fp32-t1"]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# -- terminals and streams ------------------------------------------------------------------------
+
+
+def test_names_in_a_model_cannot_steer_the_terminal(
+    model: Path, fake_predictor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(model)
+    proto.graph.node[0].name = "a\x1b[31m\nb[bold]:smile:"
+    onnx.save(proto, model)
+    assert main(["predict", str(model), "-d", HERE, "--layers"]) == 0
+    assert r"a\x1b[31m\nb[bold]:smile:" in capsys.readouterr().out
+    assert main(["devices", "a\x1b[31mb"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["dataset"]])
+def test_without_a_command_the_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Usage: hardsight")
+    assert len(err.splitlines()) > 5
+
+
+def test_a_usage_error_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset", "info", "--frobnicate"]) == 2
+    assert "See 'hardsight dataset info --help'." in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("check bad.onnx -d xeon-amx/onnxruntime/fp32-t1 --max latency=1s 2>/dev/full", 2),
+        ("check bad.onnx -d xeon-amx/onnxruntime/fp32-t1 --max latency=1s 2>&-", 2),
+        ("devices --json >/dev/full", 6),
+        ("devices --json >&-", 0),
+        ("devices >&- 2>&-", 0),
+    ],
+)
+def test_full_and_closed_streams_keep_the_exit_code(home: Path, words: str, code: int) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m hardsight {words}", shell=True, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_an_ascii_terminal_is_served(
+    model: Path, fake_predictor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["predict", str(model), "-d", HERE]) == 0
+    stream.seek(0)
+    assert r"16.0 \xb5s" in stream.read()

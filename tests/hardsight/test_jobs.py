@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +14,7 @@ import pytest
 from hardsight import jobs
 from hardsight.cli import main
 from hardsight.datasets.store import StoredGraph, save_table
-from hardsight.errors import UnknownNameError
+from hardsight.errors import HardsightError, UnknownNameError
 from hardsight.ingest import read_onnx
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
@@ -98,7 +102,9 @@ def test_train_writes_a_predictor_and_its_run(
     out = home / "fitted"
     words = ["train", "--data", str(data), "--out", str(out), "--predictor", "roofline", "--folds", "4"]
     assert main(words) == 0
-    assert "kept roofline" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "kept roofline" in output
+    assert "Model: models:/" in output
     predictor = load_saved(out)
     graph = read_onnx(perceptron(8, 64, 2))
     answer = predictor.predict([graph], DEVICE).row(0)["latency_s"]
@@ -115,6 +121,48 @@ def test_train_writes_a_predictor_and_its_run(
     assert run.info.status == "FINISHED"
     assert run.data.tags["data_digest"] == jobs.table_digest(jobs.load_dataset(data))
     assert run.data.metrics[f"roofline/{DEVICE}/latency_s/mape"] < 0.5
+    assert run.data.tags["chosen.latency_s"] == "roofline"
+    files = {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert {"scores.parquet", "meta.json"} <= files
+
+
+def test_seeds_of_the_predictors_that_have_one() -> None:
+    assert jobs._seeds(["roofline", "forest", "graphnet"]) == {"seed.forest": 0, "seed.graphnet": 0}
+
+
+def test_a_search_logs_its_job_flat_and_notes_its_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hardsight import tracking
+    from hardsight.nas import search
+
+    opened: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def track(*given: Any, **options: Any) -> Iterator[tracking.Run]:
+        opened.append((*given, options))
+        yield tracking.Run()
+
+    def run_search(job: Any, out: Path, *_: Any, track: Any, **__: Any) -> None:
+        with track(SimpleNamespace(data=SimpleNamespace(digest="abc")), out):
+            pass
+
+    monkeypatch.setattr(tracking, "track", track)
+    monkeypatch.setattr(search, "run_search", run_search)
+    (home / "job.yaml").write_text("data: digits\nseed: 7\nstorage: mysql://me:secret@host/db\n")
+    jobs.search(home / "job.yaml", home / "study")
+    ((experiment, name, params, tags, options),) = opened
+    assert (experiment, name, tags) == ("hardsight-search", "job", {"data_digest": "abc"})
+    assert (params["data.source"], params["space.name"], params["seed"]) == ("digits", "quant_cnn", 7)
+    assert "secret" not in str(params)
+    assert options == {"folder": None, "note": home / "study" / "mlflow_run.json", "enabled": True}
+
+
+@pytest.mark.parametrize("job", ["data: nowhere", "device: nothing/of/this", "{space: {name: nope}}", "[]"])
+def test_a_refused_job_leaves_nothing(home: Path, job: str) -> None:
+    (home / "job.yaml").write_text(job)
+    before = sorted(home.rglob("*"))
+    with pytest.raises(HardsightError):
+        jobs.search(home / "job.yaml", home / "study")
+    assert sorted(home.rglob("*")) == before
 
 
 def test_a_misspelt_predictor_is_refused_first(data: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_run_keeps_params_metrics_artifacts_and_versions(store: Path, tmp_path
     assert kept.data.metrics["loss"] == pytest.approx(1 / 3)
     assert [m.step for m in run.client.get_metric_history(run.run_id, "loss")] == [0, 1, 2]
     assert kept.data.tags["data_digest"] == "abc"
-    assert kept.data.tags["version.torch"]
+    assert all(kept.data.tags[f"version.{name}"] for name in ("hardsight", "torch", "brevitas", "mlflow"))
     assert [f.path for f in run.client.list_artifacts(run.run_id)] == ["note.txt"]
     assert (store / "mlartifacts").exists()
 
@@ -101,6 +101,126 @@ def test_a_store_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> Non
         tracking.track("e", "r", folder=tmp_path / "file" / "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["torn", "folder"])
+def test_a_database_that_cannot_be_written_is_refused_before_mlflow_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import mlflow
+
+    database = tmp_path / "mlflow.db"
+    if kind == "torn":
+        database.write_text("no database " * 100)
+    else:
+        database.mkdir()
+    before = [p.stat().st_size for p in tmp_path.iterdir()]
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda **_: pytest.fail("asked mlflow"))
+    with pytest.raises(StorageError, match="--no-track"), tracking.track("e", "r", folder=tmp_path):
+        pass
+    assert [p.stat().st_size for p in tmp_path.iterdir()] == before
+
+
+def test_a_database_half_made_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    def fill(tracking_uri: str) -> None:
+        database = Path(tracking_uri.removeprefix("sqlite:///"))
+        database.write_text("half")
+        database.with_name("mlflow.db-journal").write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", fill)
+    with pytest.raises(StorageError, match="disk full"), tracking.track("e", "r", folder=tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_there_survives_a_failed_opening(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    def fail(tracking_uri: str) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "MlflowClient", fail)
+        with pytest.raises(StorageError), tracking.track("exp", "r", folder=store):
+            pass
+    with tracking.track("exp", "again", folder=store):
+        pass
+
+
+def _full(*_: object, **__: object) -> None:
+    from mlflow.exceptions import MlflowException
+
+    raise MlflowException("database or disk is full\n[SQL: INSERT INTO metrics]")
+
+
+@pytest.mark.parametrize(
+    "method", ["log_batch", "set_tag", "log_artifact", "log_artifacts", "set_terminated"]
+)
+def test_an_error_while_logging_is_a_storage_error_without_sql(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StorageError, match="disk is full") as caught,
+        tracking.track("exp", "r", folder=store) as run,
+    ):
+        monkeypatch.setattr(run.client, method, _full)
+        run.metrics({"a": 1.0})
+        run.tag("k", "v")
+        run.artifact(tmp_path / "file")
+        run.artifact(tmp_path)
+    assert "SQL:" not in str(caught.value)
+    if method != "set_terminated":
+        assert run.client is not None
+        assert run.client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_the_first_error_wins(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="mine"), tracking.track("exp", "r", folder=store) as run:
+        monkeypatch.setattr(run.client, "log_batch", _full)
+        monkeypatch.setattr(run.client, "set_terminated", _full)
+        run.metrics({"a": 1.0})
+        raise ValueError("mine")
+
+
+def test_a_folder_is_kept_under_its_own_name(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "front").mkdir()
+    (tmp_path / "front" / "a.onnx").write_text("")
+    with tracking.track("exp", "folder", folder=store) as run:
+        run.artifact(tmp_path / "front")
+        run.tag("k", "v")
+    assert run.client is not None
+    assert [f.path for f in run.client.list_artifacts(run.run_id, "front")] == ["front/a.onnx"]
+    assert run.client.get_run(run.run_id).data.tags["k"] == "v"
+
+
+def test_a_noted_run_is_continued_while_the_store_has_it(store: Path, tmp_path: Path) -> None:
+    note = tmp_path / "run.json"
+
+    def once(**params: object) -> tracking.Run:
+        with tracking.track("exp", "noted", params, folder=store, note=note) as run:
+            pass
+        return run
+
+    first = once(output="a")
+    assert once(output="b").run_id == first.run_id
+    assert first.client is not None
+    assert first.client.get_run(first.run_id).info.status == "FINISHED"
+    first.client.delete_run(first.run_id)
+    second = once()
+    assert second.run_id != first.run_id
+    for text in ("torn", f'{{"uri": "{second.uri}", "run_id": "unknown"}}', '{"uri": "x", "run_id": "y"}'):
+        note.write_text(text)
+        assert once().run_id not in (first.run_id, second.run_id)
+
+
+def test_a_password_is_not_shown() -> None:
+    assert tracking._public("https://me:secret@host/x") == "https://***@host/x"
 
 
 def test_logging_is_left_as_it_was(store: Path) -> None:

@@ -73,12 +73,21 @@ def test_resize_keeps_the_mean_and_a_constant() -> None:
         ),
         (X, np.repeat("cat", 40), "1 class"),
         (X, Y[:-1], "40 samples but 39 labels"),
-        (X[:7], Y[18:25], "needs? 6 together|need 6 together"),
+        (
+            X[:7],
+            Y[18:25],
+            "5 samples of its class 'cat'.*need 6 together|2 samples of its class 'cat'.*need 6",
+        ),
         (X[:0], Y[:0], "empty"),
         (X.reshape(40, 64), Y, "expected images"),
         (X.astype(str), Y, "expected numbers"),
         (X, np.linspace(0, 1, 40), "whole numbers"),
         (X, np.full(40, np.nan), "NaN or no whole"),
+        (X, np.where(np.arange(40) < 20, np.inf, 1), "NaN or no whole"),
+        (X, np.full(40, 1j), "type complex128"),
+        (X, np.full(40, "NaT", "datetime64[s]"), "type datetime64"),
+        (X * 1e300, Y, "NaN or infinity in 40 of 40"),
+        (np.where(X > 99, 3e38, -3e38), Y, "too wide"),
     ],
 )
 def test_faults_in_arrays(tmp_path: Path, x: object, y: object, words: str) -> None:
@@ -96,11 +105,18 @@ def test_faults_in_files(tmp_path: Path) -> None:
     (tmp_path / "bad" / "cat" / "a.png").write_bytes(b"no picture")
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], object), y=np.zeros(1))
     np.savez(tmp_path / "names.npz", images=X)
+    np.save(tmp_path / "one.npy", X)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for name in ("half/cat", "half/dog"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.fromarray(X[0]).save(tmp_path / "half" / "cat" / "a.png")
     cases = {
         "absent.npz": "does not exist",
         "torn.npz": "cannot be read as .npz",
         "pickled.npz": "cannot be read as .npz",
         "names.npz": "no array x and y",
+        "one.npz": "no archive",
+        "half": "no images in its subfolder dog",
         "empty.csv": "cannot be read as CSV",
         "text.csv": "not numbers: d",
         "folder": "no images",
@@ -109,3 +125,14 @@ def test_faults_in_files(tmp_path: Path) -> None:
     for name, words in cases.items():
         with pytest.raises(DataError, match=words):
             load_data(DataSpec(source=str(tmp_path / name), shape=(2, 2)), 0)
+
+
+def test_deep_grey_pictures_keep_their_upper_bits(tmp_path: Path) -> None:
+    for i, (picture, label) in enumerate(zip(X, Y, strict=True)):
+        (tmp_path / "p" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.astype(np.uint16) * 257).save(tmp_path / "p" / label / f"{i:02}.png")
+    data = load_data(DataSpec(source=str(tmp_path / "p"), size=8), 0)
+    np.testing.assert_allclose(data.images[:, 0] * 255, X, atol=1e-3)
+    Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(tmp_path / "p" / "cat" / "deep.tif")
+    with pytest.raises(DataError, match="expected 0 to 65535"):
+        load_data(DataSpec(source=str(tmp_path / "p"), size=8), 0)

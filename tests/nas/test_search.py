@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 from nas_fakes import FakeEvaluator, FakePredictor, fake_measure, make_job
 
+from hardsight.cli._boundary import main
 from hardsight.errors import InputError, JobError, NotSupportedError, StorageError
 from hardsight.metrics import Metric
 from hardsight.nas.job import Job
@@ -143,6 +146,8 @@ def test_folder_is_not_searched_twice_and_the_job_must_not_change(tmp_path: Path
     with pytest.raises(JobError, match="epochs: 1 → 2"):
         search(make_job(epochs=2), tmp_path, resume=True)
     assert len(search(make_job(), tmp_path, resume=True).records) == 6
+    longer = search(make_job(trials=8, timeout="1h", front_size=9), tmp_path, resume=True)
+    assert (len(longer.records), longer.job.front_size) == (8, 9)
 
 
 def test_changed_data_is_refused_on_resume(tmp_path: Path) -> None:
@@ -230,5 +235,117 @@ def test_report_of_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
         load_report(tmp_path)
     search(make_job(), tmp_path / "s")
     (tmp_path / "s" / "study.db").write_bytes(b"torn" * 1000)
-    with pytest.raises(StorageError, match="cannot read or write"):
+    with pytest.raises(StorageError, match=r"cannot read or write .* bring a copy"):
         load_report(tmp_path / "s")
+    (tmp_path / "s" / "study.db").write_bytes(b"")
+    with pytest.raises(StorageError, match="does not hold its study"):
+        load_report(tmp_path / "s")
+    with pytest.raises(StorageError, match="is a file"):
+        search(make_job(), tmp_path / "s" / "job.yaml")
+
+
+def test_torn_front_file_is_refused(tmp_path: Path) -> None:
+    search(make_job(), tmp_path)
+    for text in ("{", "[]", '{"rows": [{}], "notes": []}'):
+        (tmp_path / "front.json").write_text(text)
+        with pytest.raises(StorageError, match=r"front\.json' is torn"):
+            load_report(tmp_path)
+
+
+def test_missing_weights_are_trained_again_and_torn_ones_named(tmp_path: Path) -> None:
+    first = search(make_job(), tmp_path)
+    weights = tmp_path / "weights" / f"{first.rows[0].digest}.safetensors"
+    weights.unlink()
+    evaluator = FakeEvaluator()
+    again = search(make_job(), tmp_path, resume=True, evaluator=evaluator)
+    assert evaluator.calls == [first.rows[0].digest]
+    assert any("trained again" in note for note in again.notes)
+    weights.write_bytes(b"torn")
+    with pytest.raises(StorageError, match="delete the file, then go on with --resume"):
+        search(make_job(), tmp_path, resume=True)
+
+
+def test_searches_that_share_a_storage_do_not_mix(tmp_path: Path) -> None:
+    shared = {"storage": f"sqlite:///{tmp_path / 'all.db'}"}
+    for parent in "ab":
+        report = search(make_job(trials=3, **shared), tmp_path / parent / "s")
+        assert [r.number for r in report.records] == [0, 1, 2]
+
+
+def test_time_of_the_search_is_that_of_its_trials(tmp_path: Path) -> None:
+    report = search(make_job(trials=3), tmp_path, evaluator=FakeEvaluator(delay_s=0.05))
+    assert report.search_s >= 0.05 * report.counts["trained"]
+    assert load_report(tmp_path).search_s == report.search_s
+
+
+class Recorder:
+    """Keeps what a search tells its tracker; with ``full``, the store breaks at the first artifact."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.full = full
+        self.tags: dict[str, str] = {}
+        self.artifacts: list[str] = []
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        assert values
+
+    def tag(self, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def flush(self) -> None:
+        """Everything was kept at once."""
+
+    def artifact(self, path: Path) -> None:
+        if self.full:
+            raise StorageError("disk full")
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+
+@pytest.mark.parametrize("constraints", [{}, {"latency_s": "1ns"}])
+def test_search_is_tracked_with_its_front_as_a_folder(tmp_path: Path, constraints: dict[str, str]) -> None:
+    run = Recorder()
+    report = search(make_job(constraints=constraints), tmp_path, track=lambda *_: nullcontext(run))
+    assert run.tags == {"data_digest": report.data["sha256"]}
+    assert set(run.artifacts) == {
+        "job.yaml", "trials.parquet", "front.json", "front.png", "report.html", "front"
+    }  # fmt: skip
+
+
+def test_tracker_that_fails_does_not_hide_the_result(tmp_path: Path) -> None:
+    @contextmanager
+    def closes_badly() -> Iterator[Recorder]:
+        yield Recorder()
+        raise StorageError("disk full")
+
+    for name, run in (("artifact", nullcontext(Recorder(full=True))), ("end", closes_badly())):
+        report = search(make_job(trials=2), tmp_path / name, track=lambda *_, run=run: run)
+        assert report.rows
+        assert "the MLflow run is incomplete: disk full" in report.notes[-1]
+
+
+def test_search_without_a_network_ends_with_code_1_and_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = search(make_job(constraints={"latency_s": "1us"}), tmp_path / "a")
+    failed = search(make_job(), tmp_path / "b", evaluator=FakeEvaluator(fail_from=0))
+    for report, words in ((nothing, "The closest, trial"), (failed, "No candidate was trained to the end")):
+        monkeypatch.setattr("hardsight.jobs.search", lambda *_, found=report, **__: found)
+        assert main(["search", "job.yaml"]) == 1
+        shown = capsys.readouterr().out
+        assert words in shown
+        assert "Network" not in shown
+
+
+def test_table_of_the_front_fits_100_columns(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    report = search(make_job(trials=12, constraints={"latency_s": "50us"}), tmp_path)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(front_table(report))
+    shown = captured.get()
+    assert all(row.digest[:8] in shown for row in report.rows)
+    assert "limit)" in shown  # measured 100 µs
+    assert "validation" in shown
+    assert "…" not in shown

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections import UserDict
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from worlds import DEVICE, world
 
-from hardsight.errors import DataError
+from hardsight import predictors
+from hardsight.device import Device, device_folder, get_device
+from hardsight.errors import DataError, StorageError
+from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
-from hardsight.predictors.adapt import _check, choose_references
+from hardsight.predictors.adapt import _check, adapt_to, choose_references
 from hardsight.predictors.adapted import AdaptedPredictor
 from hardsight.predictors.conformal import Conformal, family_folds, quantile
 from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
@@ -86,6 +94,69 @@ def test_contradictory_rows_are_refused() -> None:
         _check(doubled)
 
 
+def test_repeated_lines_are_said() -> None:
+    table = new_device(3)
+    once = table.select(digests=table.digests[:1])
+    assert _check(table + once) == ["1 line repeats a network; its median is used"]
+    assert _check(table + once + once) == ["2 lines repeat a network; their median is used"]
+
+
+@pytest.fixture
+def shipped(source: Conformal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home for adapted devices, and the world's predictor in place of the package's."""
+    monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(predictors, "load_shipped_predictor", lambda: source)
+    return tmp_path
+
+
+def test_one_label_far_off_is_refused_by_name(shipped: Path) -> None:
+    table = new_device(10)
+    digest = table.digests[4]
+    odd = (table.rows["digest"] == digest) & (table.rows["metric"] == "latency_s")
+    wrong = table.rows.assign(value=table.rows["value"].where(~odd, table.rows["value"] * 1000))
+    with pytest.raises(DataError, match=f"{digest}.* times what the other networks let expect"):
+        adapt_to(MeasurementTable(wrong, table.graphs), Device(name=NEW, kind="cpu"), NEW)
+    assert not (shipped / "home").exists()
+
+
+def test_an_adapted_device_says_what_it_rests_on_and_replaces_a_damaged_one(shipped: Path) -> None:
+    file = device_folder(NEW) / "device.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("kind: [")
+    report = adapt_to(new_device(1), Device(name=DEVICE, kind="cpu", description="this machine"), NEW)
+    assert get_device(NEW).description == "adapted from 1 measurement"
+    assert "1 measurement is too few for an interval (5 or more give one)" in report.notes
+
+
+@pytest.mark.parametrize("culprit", ["write_text", "replace"])
+def test_a_full_disk_leaves_no_folder(shipped: Path, monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:
+    def full(self: Path, *args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, culprit, full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        adapt_to(new_device(6), Device(name=NEW, kind="cpu"), NEW)
+    with pytest.raises(StorageError, match="No space left on device"):
+        save_predictor(RidgePredictor().fit(world(20)), shipped / "home" / "a" / "predictor")
+    assert not (shipped / "home").exists()
+
+
+def test_arrays_that_cannot_be_written_or_read_are_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    save_predictor(RidgePredictor().fit(world(20)), tmp_path / "p")
+    monkeypatch.setattr(RidgePredictor, "load_state", full)
+    with pytest.raises(StorageError, match="is damaged"):
+        load_saved(tmp_path / "p")
+    monkeypatch.setattr(RidgePredictor, "save_state", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        save_predictor(RidgePredictor().fit(world(20)), tmp_path / "a" / "q")
+    assert not (tmp_path / "a").exists()
+
+
 def test_saved_and_loaded_it_answers_the_same(source: Conformal, tmp_path: Path) -> None:
     adapted = AdaptedPredictor(source, NEW, DEVICE).fit(new_device(10))
     save_predictor(adapted, tmp_path / "p")
@@ -102,6 +173,20 @@ def test_references_are_distinct_cheap_and_repeatable(source: Conformal) -> None
     assert len(set(chosen)) == 10
     rows = table.select(device=DEVICE, metric=Metric.LATENCY, digests=chosen).rows
     assert (rows["value"] < 0.02).all()
+
+
+def test_choosing_references_parses_few_graphs(source: Conformal) -> None:
+    table = world(80)
+
+    class Parsed(UserDict[str, OperatorGraph]):
+        asked: ClassVar[set[str]] = set()
+
+        def __getitem__(self, digest: str) -> OperatorGraph:
+            self.asked.add(digest)
+            return super().__getitem__(digest)
+
+    choose_references(source, DEVICE, MeasurementTable(table.rows, Parsed(table.graphs)), 4)
+    assert len(Parsed.asked) <= 42
 
 
 def test_held_out_families_are_never_trained_on() -> None:

@@ -47,7 +47,10 @@ def test_the_predictor_was_chosen_on_held_out_families_and_fits_its_labels() -> 
     info = read_meta(shipped_folder())["info"]
     for metric, name in info["chosen"].items():
         rows = [r for r in info["held_out_families"] if r["metric"] == metric]
-        errors = {p: np.mean([r["mape"] for r in rows if r["predictor"] == p]) for p in {r["predictor"] for r in rows}}
+        errors = {
+            p: np.mean([r["mape"] for r in rows if r["predictor"] == p])
+            for p in {r["predictor"] for r in rows}
+        }
         assert min(errors, key=errors.__getitem__) == name
     part = table.select(digests=sample(80))
     for device, metric in predictor.targets:
@@ -71,7 +74,9 @@ def test_predicting_loads_neither_torch_nor_sklearn_nor_mlflow(tmp_path: Path) -
     assert loaded == "[]"
 
 
-def test_this_machine_before_adapting_and_an_unknown_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_this_machine_before_adapting_and_an_unknown_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path))
     with pytest.raises(NotCalibratedError, match="adapt --here"):
         load_predictor("host/onnxruntime/fp32-t1")

@@ -1,0 +1,1 @@
+"""Every predictor on families of networks it never saw."""

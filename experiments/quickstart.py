@@ -60,14 +60,15 @@ def main(folder: Path = FOLDER) -> None:
     search = search_digits(folder)
     show_report(search)
 
-    _show.note(
-        f"""
-Done. What you may want next:
-  hardsight predict YOUR_MODEL.onnx --device {device} --layers
-  hardsight check YOUR_MODEL.onnx --device {device} --max latency=10ms
-  hardsight search {folder / "digits.yaml"}   (edit it first: data, budget, trials)
-The command is in {Path(sys.executable).parent}; the search's page is {search.folder / "report.html"}."""
-    )
+    for line in (
+        "",
+        "Done. What you may want next:",
+        f"  hardsight predict YOUR_MODEL.onnx --device {device} --layers",
+        f"  hardsight check YOUR_MODEL.onnx --device {device} --max latency=10ms",
+        f"  hardsight search {folder / 'digits.yaml'}   (edit it first: data, budget, trials)",
+        f"The command is in {Path(sys.executable).parent}; the search's page is {search.folder / 'report.html'}.",
+    ):
+        _show.note(line)
 
 
 def compare_stock(folder: Path, device: str, progress: Progress) -> list[tuple[str, ...]]:

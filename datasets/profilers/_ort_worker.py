@@ -94,7 +94,8 @@ def profile(request: dict[str, Any]) -> dict[str, Any]:
     """Load, warm up and time one model in this process.
 
     Args:
-        request: ``path``, ``threads``, ``shapes`` (input name to shape), ``budget_s``, ``energy`` (bool).
+        request: ``path``, ``threads``, ``shapes`` (input name to shape), ``budget_s``, ``energy`` (bool);
+            ``memory_only`` (bool) leaves out all but the peak.
 
     Returns:
         ``latency_s``, ``spread``, ``repeats``, ``peak_memory_bytes`` (None off Linux), ``energy_j`` (None
@@ -115,6 +116,8 @@ def profile(request: dict[str, Any]) -> dict[str, Any]:
     run()
     run()
     peak = peak_rss_bytes() - base if have_status else None
+    if request.get("memory_only"):
+        return {"peak_memory_bytes": peak}
     begin = time.perf_counter()
     single = math.inf
     for _ in range(1000):

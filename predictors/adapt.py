@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hardsight.device import Device, device_folder, get_device
-from hardsight.errors import DataError, NotSupportedError, StorageError
+from hardsight.errors import BackendError, DataError, NotSupportedError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
@@ -66,7 +66,8 @@ def adapt_here(
 
     Raises:
         DataError: when ``samples`` is out of range.
-        BackendError: when the machine cannot be measured.
+        NotSupportedError: when the device is not this machine.
+        BackendError: when none of the networks could be measured.
     """
     from hardsight.datasets.profilers import get_profiler
     from hardsight.datasets.store import GraphStore, load_shipped
@@ -84,14 +85,23 @@ def adapt_here(
     import onnx
 
     labels: list[Measurement] = []
+    failed: list[str] = []
     for i, digest in enumerate(chosen):
         if progress:
             progress("measuring reference networks", i, len(chosen))
         model = onnx.load_from_string(table.graphs.stored[digest].onnx)
-        labels += profiler.measure(model, device, budget_s=_BUDGET_S)
+        try:
+            labels += profiler.measure(model, device, budget_s=_BUDGET_S)
+        except BackendError as error:  # one network that fails here does not cost the others
+            failed.append(str(error))
     if progress:
         progress("measuring reference networks", len(chosen), len(chosen))
+    if not labels:
+        raise BackendError(
+            f"none of the {len(chosen)} reference networks ran here; the first says: {failed[0]}"
+        )
     notes = [f"{metric} is not covered: {reason}" for metric, reason in profiler.unavailable().items()]
+    notes += [f"left out: {reason}" for reason in failed]
     return adapt_to(
         MeasurementTable.from_measurements(labels, table.graphs), device, save_as or name, notes=notes
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hardsight.datasets.store import GraphStore, load_shipped
-from hardsight.errors import NotCalibratedError, UnknownNameError
+from hardsight.errors import BackendError, NotCalibratedError, UnknownNameError
 from hardsight.ingest import read_onnx
 from hardsight.metrics import Metric
 from hardsight.predictors import load_predictor, load_shipped_predictor, shipped_folder
@@ -106,3 +106,43 @@ def test_a_file_of_measurements_makes_a_device(monkeypatch: pytest.MonkeyPatch, 
     graphs, label = table.select(digests=sample(40)).labelled(DEVICE, Metric.LATENCY)
     value = load_predictor("board/onnxruntime/fp32-t1").predict(graphs, "board/onnxruntime/fp32-t1")
     assert np.median(np.abs(value["latency_s"].value[:, 0] / (3 * label) - 1)) < 0.2
+
+
+def test_a_reference_network_that_fails_here_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hardsight.datasets import profilers
+    from hardsight.measurement import Measurement
+    from hardsight.predictors.adapt import adapt_here
+
+    class Flaky:
+        """Four times the shipped label; every other network crashes, or all of them."""
+
+        def __init__(self, all_fail: bool) -> None:
+            self.calls, self.all_fail = 0, all_fail
+            self.latency = (
+                load_shipped().select(device=DEVICE, metric=Metric.LATENCY).rows.set_index("digest")["value"]
+            )
+
+        def check(self) -> None: ...
+
+        def unavailable(self) -> dict[Metric, str]:
+            return {}
+
+        def measure(self, model: object, device: object, **_: object) -> list[Measurement]:
+            self.calls += 1
+            if self.all_fail or self.calls % 2:
+                raise BackendError("the runtime crashed (SIGSEGV)")
+            digest = read_onnx(model).digest  # type: ignore[arg-type]
+            name = "host/onnxruntime/fp32-t1"
+            return [Measurement(digest, name, Metric.LATENCY, 4 * self.latency[digest], 0.01, 20)]
+
+    monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path))
+    monkeypatch.setattr(profilers, "get_profiler", lambda device: Flaky(all_fail=False))
+    report = adapt_here("host/onnxruntime/fp32-t1", 12)
+    assert report.samples == 6
+    assert report.scale["latency_s"] == pytest.approx(4, rel=0.2)
+    assert sum("SIGSEGV" in note for note in report.notes) == 6
+    monkeypatch.setattr(profilers, "get_profiler", lambda device: Flaky(all_fail=True))
+    with pytest.raises(BackendError, match="none of the 12 reference networks ran here"):
+        adapt_here("host/onnxruntime/fp32-t1", 12)

@@ -19,7 +19,14 @@ from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.pareto import hypervolume, non_dominated
 from hardsight.nas.search import front
-from hardsight.nas.study import StudyFolder, TrialRecord, finished, quiet_optuna, storage_errors
+from hardsight.nas.study import (
+    StudyFolder,
+    TrialRecord,
+    finished,
+    quiet_optuna,
+    storage_errors,
+    write_bytes,
+)
 from hardsight.prediction import Estimate, FloatArray
 from hardsight.units import format_quantity
 
@@ -308,9 +315,9 @@ def write_report(study_dir: Path) -> SearchReport:
     report = load_report(study_dir)
     folder = StudyFolder(report.folder)
     with storage_errors(folder.path):
-        _write_bytes(folder.trials_file, trials_parquet(report))
-        _write_bytes(folder.plot_file, figure_png(report))
-        _write_bytes(folder.page_file, page(report).encode())
+        write_bytes(folder.trials_file, trials_parquet(report))
+        write_bytes(folder.plot_file, figure_png(report))
+        write_bytes(folder.page_file, page(report).encode())
     return report
 
 
@@ -410,12 +417,3 @@ def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, int], ...]:
         name = layer["name"]
         blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = PRECISION_BITS[layer["precision"]]
     return tuple(blocks.items())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

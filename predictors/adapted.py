@@ -32,7 +32,6 @@ class Fitted(NamedTuple):
     """Posterior of one metric's correction.
 
     Args:
-        source: device whose prediction is corrected.
         theta: ``(1 + groups,)`` common log scale, then one log factor per group of operators.
         covariance: of ``theta`` (Laplace approximation).
         inflation: factor on the source's interval, from leave-one-out errors.
@@ -40,7 +39,6 @@ class Fitted(NamedTuple):
         k: number of graphs measured.
     """
 
-    source: str
     theta: FloatArray
     covariance: FloatArray
     inflation: float
@@ -114,7 +112,7 @@ class AdaptedPredictor(Predictor):
         off = np.array(errors) if errors else np.array([np.nan])
         residual = float(np.sqrt(np.mean(off**2)))
         promised = float(np.sqrt(np.mean(noise**2)))
-        return Fitted(self.source_device, theta, covariance, max(1.0, residual / promised), residual, len(y))
+        return Fitted(theta, covariance, max(1.0, residual / promised), residual, len(y))
 
     def _parts(self, graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
         """Source prediction split into groups ``(n, g)``; metrics other than latency have one group."""
@@ -133,10 +131,14 @@ class AdaptedPredictor(Predictor):
 
     def _noise(self, graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
         """The source's standard error in log space ``(n,)``, from its 68 % interval; 20 % where it has none."""
-        value = self.source.point(graphs, self.source_device, metric)[:, None]
-        lower, upper = self.source.interval(graphs, self.source_device, [metric], value, 0.68)
-        half = np.log(upper / lower)[:, 0] / 2
+        half = self._source_half_width(graphs, metric, 0.68)
         return np.where(np.isfinite(half), np.maximum(half, 0.01), 0.2)
+
+    def _source_half_width(self, graphs: Sequence[OperatorGraph], metric: Metric, level: float) -> FloatArray:
+        """Half the source's interval in log space ``(n,)``; NaN where it has none."""
+        value = self.source.point(graphs, self.source_device, metric)[:, None]
+        lower, upper = self.source.interval(graphs, self.source_device, [metric], value, level)
+        return np.asarray(np.log(upper / lower)[:, 0] / 2, dtype=np.float64)
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return _corrected(self._parts(graphs, metric), self.fitted[metric].theta)
@@ -161,9 +163,7 @@ class AdaptedPredictor(Predictor):
             if fitted.k < MIN_FOR_INTERVAL:
                 halves.append(np.full(len(graphs), np.nan))
                 continue
-            own = self.source.point(graphs, self.source_device, metric)[:, None]
-            lower, upper = self.source.interval(graphs, self.source_device, [metric], own, level)
-            source_half = np.log(upper / lower)[:, 0] / 2 * fitted.inflation
+            source_half = self._source_half_width(graphs, metric, level) * fitted.inflation
             jacobian = _jacobian(self._parts(graphs, metric), fitted.theta)
             variance = np.einsum("ni,ij,nj->n", jacobian, fitted.covariance, jacobian)
             halves.append(np.sqrt(source_half**2 + z**2 * variance))
@@ -175,7 +175,6 @@ class AdaptedPredictor(Predictor):
 
         fitted = {
             str(metric): {
-                "source": f.source,
                 "theta": f.theta.tolist(),
                 "covariance": f.covariance.tolist(),
                 "inflation": f.inflation,
@@ -198,7 +197,6 @@ class AdaptedPredictor(Predictor):
         made = cls(load_part(folder, meta["source"]), meta["device"], meta["source_device"])
         for metric, f in meta["fitted"].items():
             made.fitted[Metric(metric)] = Fitted(
-                f["source"],
                 np.array(f["theta"]),
                 np.array(f["covariance"]),
                 f["inflation"],

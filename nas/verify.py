@@ -19,7 +19,7 @@ from hardsight.nas.export import LOGITS
 from hardsight.nas.network import IMAGE
 from hardsight.nas.pareto import spread
 from hardsight.nas.spaces import NetworkSpace
-from hardsight.nas.study import StudyFolder, TrialRecord, write_json
+from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
@@ -101,9 +101,7 @@ def _verify(
     model = setting.evaluator.to_onnx(evaluation)
     digest = record.candidate.digest
     path = folder.front / f"{digest}.onnx"
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(model.SerializeToString())
-    temporary.replace(path)
+    write_bytes(path, model.SerializeToString())
     side = int(model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value)
     images, labels = setting.data.part("test", side)
     logits = run_onnx(path, images)

@@ -14,6 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hardsight.errors import DataError, StorageError, UnknownNameError
 
 HOST = "host"
+HOST_MODES = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "ncnn": ("fp32",),
+    "mnn": ("fp32",),
+    "torch": ("fp32", "channels-last"),
+    "litert": ("fp32", "int8"),
+}
+"""Runtimes that measure on this machine's CPU, and their modes."""
 
 
 class Device(BaseModel):
@@ -75,18 +84,23 @@ def parse_device(text: str, source: str) -> Device:
 
 
 def host_devices() -> dict[str, Device]:
-    """This machine's modes; ``n`` threads means all cores the process may use."""
+    """This machine's modes, for one thread and for all cores the process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    names = {
+        f"{HOST}/{runtime}/{mode}-t{threads}": (mode, threads)
+        for runtime, modes in HOST_MODES.items()
+        for threads in sorted({1, cores})
+        for mode in modes
+    }
     return {
-        f"{HOST}/onnxruntime/{precision}-t{threads}": Device(
-            name=f"{HOST}/onnxruntime/{precision}-t{threads}",
+        name: Device(
+            name=name,
             kind="cpu",
             description="this machine",
-            precisions=("fp32", "int8"),
+            precisions=tuple(dict.fromkeys(("fp32", "bf16" if mode == "bf16" else "int8"))),
             threads=threads,
         )
-        for threads in sorted({1, cores})
-        for precision in ("fp32", "int8")
+        for name, (mode, threads) in names.items()
     }
 
 

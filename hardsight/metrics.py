@@ -18,6 +18,11 @@ class Metric(StrEnum):
     DSP = "dsp"
     BRAM_18K = "bram_18k"
     URAM = "uram"
+    LOGIC_CELLS = "logic_cells"
+    FMAX = "fmax_hz"
+    SRAM = "sram_bytes"
+    FLASH = "flash_bytes"
+    TRAFFIC = "traffic_bytes"
     ACCURACY = "accuracy"
 
     @property
@@ -27,13 +32,21 @@ class Metric(StrEnum):
 
     @property
     def larger_is_better(self) -> bool:
-        """True only for accuracy; everything else here is a cost."""
-        return self is Metric.ACCURACY
+        """True for accuracy and clock rate; everything else here is a cost."""
+        return self in (Metric.ACCURACY, Metric.FMAX)
 
     @property
     def integer(self) -> bool:
         """True for counts: cycles, FPGA resources and bytes."""
-        return self not in (Metric.LATENCY, Metric.ENERGY, Metric.ACCURACY)
+        return self not in (Metric.LATENCY, Metric.ENERGY, Metric.FMAX, Metric.ACCURACY)
 
 
-_UNITS = {Metric.LATENCY: "s", Metric.PEAK_MEMORY: "B", Metric.ENERGY: "J"}
+_UNITS = {
+    Metric.LATENCY: "s",
+    Metric.PEAK_MEMORY: "B",
+    Metric.ENERGY: "J",
+    Metric.FMAX: "Hz",
+    Metric.SRAM: "B",
+    Metric.FLASH: "B",
+    Metric.TRAFFIC: "B",
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hardsight.device import Device
 from hardsight.measurement import Measurement
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 
 class Profiler(ABC):
-    """Measures models on one kind of device."""
+    """Measures models on one kind of device.
+
+    Args:
+        cache: folder for what one model needs on several devices; None makes it again each time.
+    """
+
+    anywhere: ClassVar[bool] = False
+    """Whether any machine will do: true of simulators and synthesis."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
 
     @abstractmethod
     def check(self) -> None:

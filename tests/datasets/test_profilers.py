@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 import pytest
 
-from hardsight.datasets.profilers import _ort_worker, get_profiler
+from hardsight.datasets.profilers import _worker, get_profiler
 from hardsight.datasets.profilers.energy import NvmlCounter, RaplCounter
+from hardsight.datasets.profilers.onnxruntime_cpu import OnnxRuntimeCpuProfiler as Ort
 from hardsight.device import Device, get_device
 from hardsight.errors import BackendError, ModelError, NotSupportedError
 from hardsight.ingest import read_onnx
@@ -84,15 +85,15 @@ def test_median_spread_covers_the_true_median() -> None:
     inside = 0
     for _ in range(400):
         samples = rng.lognormal(0.0, 0.1, 40).tolist()  # true median 1
-        median, spread = _ort_worker.median_spread(samples)
+        median, spread = _worker.median_spread(samples)
         inside += abs(median - 1) <= spread * median
     assert 0.90 <= inside / 400 <= 0.995  # nominal 0.95; symmetric half-width around the sample median
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGALRM])
 def test_a_crash_or_a_hang_costs_one_answer(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    monkeypatch.setattr(_ort_worker, "_answer", lambda request: os.kill(os.getpid(), number))
-    answer = json.loads(_ort_worker._answer_in_fork({"timeout_s": 5}))
+    monkeypatch.setattr(_worker, "_answer", lambda runtime, request: os.kill(os.getpid(), number))
+    answer = json.loads(_worker._answer_in_fork(Ort, {"timeout_s": 5}))
     assert (
         "crashed (SIGSEGV)" in answer["error"] if number == signal.SIGSEGV else "after 5 s" in answer["error"]
     )
@@ -167,8 +168,13 @@ def test_a_refusal_is_readable(tmp_path: Path) -> None:
     head = '<ir_version: 8, opset_import: ["" : 17]> '
     text = "n (float[2,3] x, int64[1] s) => (float[K] y) { y = Reshape(x, s) }"
     onnx.save(onnx.parser.parse_model(head + text), tmp_path / "bad.onnx")
-    request = {"path": str(tmp_path / "bad.onnx"), "threads": 1, "shapes": {"x": [2, 3], "s": [2]}}
-    error = json.loads(_ort_worker._answer(request))["error"]
+    request = {
+        "path": str(tmp_path / "bad.onnx"),
+        "mode": "fp32-t1",
+        "threads": 1,
+        "shapes": {"x": [2, 3], "s": [2]},
+    }
+    error = json.loads(_worker._answer(Ort, request))["error"]
     assert "onnxruntime_src" not in error
     assert "ONNXRuntimeError" not in error
     assert error.endswith("cannot run it; 'hardsight predict' does not need to")
@@ -176,16 +182,16 @@ def test_a_refusal_is_readable(tmp_path: Path) -> None:
 
 
 def test_an_endless_time_limit_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ort_worker, "_answer", lambda request: "{}")
-    assert _ort_worker._answer_in_fork({"timeout_s": 1e30}) == "{}"
+    monkeypatch.setattr(_worker, "_answer", lambda runtime, request: "{}")
+    assert _worker._answer_in_fork(Ort, {"timeout_s": 1e30}) == "{}"
 
 
 def test_a_fork_that_fails_never_becomes_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(request: dict[str, object]) -> str:
+    def fail(runtime: object, request: dict[str, object]) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_ort_worker, "_answer", fail)
-    assert "without an answer" in json.loads(_ort_worker._answer_in_fork({"timeout_s": 5}))["error"]
+    monkeypatch.setattr(_worker, "_answer", fail)
+    assert "without an answer" in json.loads(_worker._answer_in_fork(Ort, {"timeout_s": 5}))["error"]
 
 
 def _parents() -> dict[int, int]:
@@ -219,7 +225,14 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
 def test_nothing_outlives_a_killed_parent(model_path: Path, number: signal.Signals) -> None:
     fifo = model_path.with_name("never.onnx")
     os.mkfifo(fifo)  # opening it waits for a writer: a model that never finishes
-    request = {"path": str(fifo), "threads": 1, "shapes": {}, "budget_s": 1e9, "timeout_s": 1e9}
+    request = {
+        "path": str(fifo),
+        "mode": "fp32-t1",
+        "threads": 1,
+        "shapes": {},
+        "budget_s": 1e9,
+        "timeout_s": 1e9,
+    }
     code = (
         "from hardsight.datasets.profilers.onnxruntime_cpu import OnnxRuntimeCpuProfiler as P\n"
         f"P()._ask({request!r})"

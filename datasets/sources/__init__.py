@@ -1,0 +1,33 @@
+"""Public tables of measurements: where they are, what they may be used for, and how to read them.
+
+Nothing of them is in the package. ``hardsight dataset fetch NAME`` downloads one; a folder of converted copies
+that the environment variable ``HARDSIGHT_DATA`` names is used as well.
+"""
+
+from __future__ import annotations
+
+from hardsight.datasets.sources._base import RemoteFile, Source
+from hardsight.errors import UnknownNameError
+
+__all__ = ["SOURCES", "RemoteFile", "Source", "get_source"]
+
+SOURCES = {
+    "wa-hls4ml": "hardsight.datasets.sources.wa_hls4ml:WaHls4ml",
+}
+"""One line per source: short name to ``module:Class``."""
+
+
+def get_source(name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        UnknownNameError: listing the names there are.
+    """
+    from importlib import import_module
+
+    if name not in SOURCES:
+        raise UnknownNameError("source", name, SOURCES, "See 'hardsight dataset sources'.")
+    module, attribute = SOURCES[name].split(":")
+    source = getattr(import_module(module), attribute)()
+    assert isinstance(source, Source)
+    return source

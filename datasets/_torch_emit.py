@@ -34,6 +34,7 @@ class Emitter:
         self.graph = fx.Graph()
         self._attributes: dict[int, tuple[fx.Node, torch.Tensor]] = {}
         self._names: dict[int, tuple[str, torch.Tensor]] = {}
+        self._views: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def input(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> fx.Node:
         """An argument of ``forward``."""
@@ -77,9 +78,13 @@ class Emitter:
         """Close the graph; one output is returned as it is, several as a tuple."""
         nodes = tuple(self._held(value) for value in outputs)
         self.graph.output(nodes[0] if len(nodes) == 1 else nodes)
+        # dense layers that were written again with their bias, inputs that nothing reads stay
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph, _identifier(name))
-        for node in module.graph.nodes:  # tensors without data are of no more use, and others read "val" their way
+        for (
+            node
+        ) in module.graph.nodes:  # tensors without data are of no more use, and others read "val" their way
             node.meta.clear()
         return module.eval()
 
@@ -91,6 +96,14 @@ class Emitter:
         """The constant, which is to be called so if it becomes a parameter."""
         self._names[id(constant)] = name, constant  # the tensor too, so that its id stays taken
         return constant
+
+    def view(self, constant: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        """The same view of a constant each time, under its name: a shared weight stays shared."""
+        key = (id(constant), tuple(view.shape), view.stride())
+        if key not in self._views:
+            name = self._names.get(id(constant), ("constant", constant))[0]
+            self._views[key] = self.named(name, view), constant
+        return self._views[key][0]
 
     def _held(self, value: Any) -> Any:
         """A constant as a parameter or buffer of the module; anything else as it is."""
@@ -113,7 +126,8 @@ class Emitter:
             node.meta["val"] = meta
             return node
         return tuple(
-            self._result(self.graph.call_function(operator.getitem, (node, i)), part) for i, part in enumerate(meta)
+            self._result(self.graph.call_function(operator.getitem, (node, i)), part)
+            for i, part in enumerate(meta)
         )
 
     def _unique(self, name: str) -> str:

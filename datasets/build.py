@@ -1,25 +1,30 @@
-"""Builds a measured data set: generate, quantize, measure, pack. Resumable after any kill.
+"""Builds a data set: generate, quantize, label, pack. Resumable after any kill.
 
 Everything done is one line of a journal or one file, written whole; a restart reads them and goes
-on. Labels are taken in blocks between two runs of a sentinel model: when the sentinel drifts, the
-machine was disturbed, and the block is measured again.
+on. Timing labels are taken in blocks between two runs of a sentinel model: when the sentinel drifts,
+the machine was disturbed, and the block is measured again. What needs no idle machine (simulators,
+synthesis, peak memory) fans out with joblib.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardsight.datasets.families import Family, get_family
+from hardsight.datasets.journal import Cell, Journal
 from hardsight.datasets.store import StoredGraph, load_table, save_table
 from hardsight.device import Device
-from hardsight.errors import HardsightError, InputError, StorageError, UnknownNameError
+from hardsight.errors import HardsightError, InputError, StorageError
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 
@@ -30,6 +35,7 @@ BLOCK = 20
 DRIFT = 0.06
 MAX_SPREAD = 0.10
 _MORE_OF = {"single_operator": 4, "small_block": 4}  # small graphs teach the cost of single operators
+_BACKENDS = ("loky", "dask", "ray")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -56,11 +62,8 @@ class Recipe:
     budget_s: float = 0.6
 
     def __post_init__(self) -> None:
-        from hardsight.datasets.families import FAMILIES
-
         for name in self.families:
-            if name not in FAMILIES:
-                raise UnknownNameError("family", name, FAMILIES)
+            get_family(name)
 
 
 class Builder:
@@ -78,6 +81,8 @@ class Builder:
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder = folder
         self.recipe = recipe
+        self.journal = Journal(folder / "work" / "journal.jsonl")
+        self.cache = folder / "work" / "cache"
         self._graphs = folder / "work" / "graphs"
         try:
             self._graphs.mkdir(parents=True, exist_ok=True)
@@ -108,29 +113,34 @@ class Builder:
 
     # -- graphs ---------------------------------------------------------------------------------
 
-    def generate(self, progress: Progress | None = None) -> None:
-        """Write every graph of the recipe (and its quantized twin) that is not there yet."""
+    def _members(self) -> list[tuple[str, int]]:
+        """Family and number of every graph of the recipe, families in turn: any first part of it has them all."""
         from hardsight.datasets.families import FAMILIES
 
         names = self.recipe.families or tuple(FAMILIES)
-        jobs = [(name, i) for name in names for i in range(self.recipe.per_family * _MORE_OF.get(name, 1))]
-        for done, (name, index) in enumerate(jobs):
-            if progress:
-                progress("graphs", done, len(jobs))
-            if not (self._graphs / f"{name}-{index}.json").exists():
-                self._generate_one(name, index)
-        if progress:
-            progress("graphs", len(jobs), len(jobs))
+        counts = {name: self.recipe.per_family * _MORE_OF.get(name, 1) for name in names}
+        share = {(name, i): (i + 0.5) / n for name, n in counts.items() for i in range(n)}
+        return sorted(share, key=share.__getitem__)
 
-    def _generate_one(self, family: str, index: int) -> None:
-        from hardsight.datasets.families import FAMILIES
+    def generate(self, progress: Progress | None = None) -> None:
+        """Write every graph of the recipe (and its quantized twin) that is not there yet."""
+        members = self._members()
+        for done, (name, index) in enumerate(members):
+            if progress:
+                progress("graphs", done, len(members))
+            if not (self._graphs / f"{name}-{index}.json").exists():
+                self._generate_one(get_family(name), index)
+        if progress:
+            progress("graphs", len(members), len(members))
+
+    def _generate_one(self, family: Family, index: int) -> None:
         from hardsight.datasets.quantize import quantize_static
         from hardsight.datasets.weights import fill_weights, strip_weights
         from hardsight.ingest import read_onnx
 
-        rng = np.random.default_rng([self.recipe.seed, index, zlib.crc32(family.encode())])
-        model = FAMILIES[family].sample(rng)
-        record: dict[str, Any] = {"family": family, "fp32": read_onnx(model).digest}
+        rng = np.random.default_rng([self.recipe.seed, index, zlib.crc32(family.name.encode())])
+        model = family.sample(rng)
+        record: dict[str, Any] = {"family": family.name, "fp32": read_onnx(model).digest}
         _write(self._graphs / f"{record['fp32']}.onnx", model.SerializeToString())
         if self.recipe.int8:
             try:
@@ -139,12 +149,15 @@ class Builder:
                 _write(self._graphs / f"{record['int8']}.onnx", quantized.SerializeToString())
             except HardsightError as error:
                 record["int8_failed"] = str(error)
-        _write(self._graphs / f"{family}-{index}.json", json.dumps(record).encode())
+        _write(self._graphs / f"{family.name}-{index}.json", json.dumps(record).encode())
 
     def stored(self) -> list[StoredGraph]:
-        """Graphs generated so far, each digest once."""
+        """Graphs generated so far, each digest once, families in turn."""
         found: dict[str, StoredGraph] = {}
-        for path in sorted(self._graphs.glob("*.json")):
+        for family, index in self._members():
+            path = self._graphs / f"{family}-{index}.json"
+            if not path.exists():
+                continue
             record = json.loads(path.read_text())
             for key, twin in (("fp32", ""), ("int8", record["fp32"])):
                 digest = record.get(key)
@@ -157,121 +170,257 @@ class Builder:
 
     def measure(
         self,
-        profiler: Profiler,
-        device: Device,
+        targets: Sequence[tuple[Profiler, Device]],
         *,
+        metrics: Sequence[Metric] = (),
+        graphs: Sequence[StoredGraph] | None = None,
         time_limit_s: float = float("inf"),
         progress: Progress | None = None,
     ) -> bool:
-        """Measure every graph that has no label on the device yet.
+        """Label every graph that has no label yet, block by block, the devices in turn.
 
         Args:
-            profiler: backend to measure with.
-            device: mode to measure.
+            targets: devices to measure, each with its backend.
+            metrics: what to measure; empty means all that the backend has.
+            graphs: which of them; all by default.
             time_limit_s: stop after the block that passes it.
             progress: called after every graph.
 
         Returns:
             True when no cell is left.
         """
-        graphs = self.stored()
-        done = {line["digest"] for line in self._journal() if line["device"] == device.name}
-        todo = [g for g in graphs if g.digest not in done]
-        np.random.default_rng(self.recipe.seed).shuffle(todo)
-        sentinel = _Sentinel(profiler, device, self.folder / "work" / "sentinel.json")
+        graphs = self.stored() if graphs is None else graphs
+        done = {device.name: self.journal.done(device.name, metrics) for _, device in targets}
         begin = time.monotonic()
-        count = len(done)
-        for start in range(0, len(todo), BLOCK):
-            if time.monotonic() - begin > time_limit_s:
-                return False
-            lines: list[dict[str, Any]] = []
-            before = sentinel.drift()
-            for _attempt in range(3):
-                lines = []
-                for graph in todo[start : start + BLOCK]:
-                    lines.append(self._measure_one(profiler, device, graph))
-                    if progress:
-                        progress(device.name, count + len(lines), len(graphs))
-                after = sentinel.drift()
-                worst = max(before, after, key=abs)
-                for line in lines:
-                    line["sentinel_drift"] = round(worst, 4)
-                if abs(worst) < DRIFT:
-                    break
-                before = after
-            self._append(lines)
-            count += len(lines)
+        sentinels: dict[str, _Sentinel] = {}
+        for start in range(0, len(graphs), BLOCK):
+            block = graphs[start : start + BLOCK]
+            for profiler, device in targets:
+                todo = [g for g in block if g.digest not in done[device.name]]
+                if not todo:
+                    continue
+                if time.monotonic() - begin > time_limit_s:
+                    return False
+                if device.name not in sentinels:
+                    path = self.folder / "work" / "sentinel.json"
+                    sentinels[device.name] = _Sentinel(profiler, device, path)
+                tick = _ticker(progress, device.name, start, len(graphs))
+                self.journal.append(
+                    self._measure_block(profiler, device, todo, metrics, sentinels[device.name], tick)
+                )
+            if self.cache.is_dir():  # files with weights are large, and this block is done
+                for graph in block:
+                    for kept in self.cache.glob(f"{graph.digest}.*"):
+                        shutil.rmtree(kept, ignore_errors=True)
         return True
 
-    def _measure_one(self, profiler: Profiler, device: Device, graph: StoredGraph) -> dict[str, Any]:
-        import onnx
+    def _measure_block(
+        self,
+        profiler: Profiler,
+        device: Device,
+        graphs: Sequence[StoredGraph],
+        metrics: Sequence[Metric],
+        sentinel: _Sentinel,
+        tick: Callable[[int], None],
+    ) -> list[Cell]:
+        """Cells of a few graphs, made again (twice at most) while the sentinel says that the machine drifted."""
+        before = sentinel.drift()
+        for _attempt in range(3):
+            cells: list[Cell] = []
+            for graph in graphs:
+                cells.append(_label(profiler, device, graph, metrics, self.recipe.budget_s))
+                tick(len(cells))
+            after = sentinel.drift()
+            worst = max(before, after, key=abs)
+            if abs(worst) < DRIFT:
+                break
+            before = after
+        return [{**cell, "sentinel_drift": round(worst, 4)} for cell in cells]
 
-        line: dict[str, Any] = {"digest": graph.digest, "device": device.name}
-        try:
-            model = onnx.load_from_string(graph.onnx)
-            labels = profiler.measure(model, device, budget_s=self.recipe.budget_s)
-        except HardsightError as error:
-            return {**line, "failed": str(error)}
-        if any(_noisy(m) for m in labels):
-            labels = profiler.measure(model, device, budget_s=3 * self.recipe.budget_s)
-        return {**line, "labels": [asdict(m) for m in labels]}
+    def fan_out(
+        self,
+        devices: Sequence[Device],
+        *,
+        metrics: Sequence[Metric] = (),
+        graphs: Sequence[StoredGraph] | None = None,
+        n_jobs: int = -1,
+        backend: str = "loky",
+        time_limit_s: float = float("inf"),
+        progress: Progress | None = None,
+    ) -> bool:
+        """Label on devices that need no idle machine: simulators, synthesis, or peak memory. One job is one graph.
 
-    def _journal(self) -> Iterator[dict[str, Any]]:
-        path = self.folder / "work" / "journal.jsonl"
-        for text in path.read_text().splitlines() if path.exists() else ():
-            try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
-                continue  # the line a kill tore; its cell is measured again
+        Args:
+            devices: to label on, one after the other within a job, so that they share what is converted.
+            metrics: what to label; empty means all that the backend has.
+            graphs: which of them; all by default.
+            n_jobs: processes; -1 means one per core.
+            backend: joblib's: ``loky`` (processes on this machine), ``dask`` or ``ray`` (the cluster that
+                the caller has connected to).
+            time_limit_s: start no job after that.
+            progress: called after every graph.
 
-    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        path = self.folder / "work" / "journal.jsonl"
-        try:
-            torn = path.exists() and not path.read_bytes().endswith(b"\n")
-            with path.open("a") as out:
-                out.write("\n" * torn + "".join(json.dumps(line) + "\n" for line in lines))
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+        Returns:
+            True when no cell is left.
+
+        Raises:
+            InputError: for another backend.
+            BackendError: a cluster's package is missing.
+        """
+        from joblib import Parallel, delayed, parallel_config
+
+        graphs = self.stored() if graphs is None else graphs
+        done = {device.name: self.journal.done(device.name, metrics) for device in devices}
+        todo = [
+            (graph, left)
+            for graph in graphs
+            if (left := [d for d in devices if graph.digest not in done[d.name]])
+        ]
+        self.cache.mkdir(exist_ok=True)
+        begin = time.monotonic()
+
+        def jobs() -> Iterator[Any]:
+            for graph, left in todo:
+                if time.monotonic() - begin > time_limit_s:
+                    return
+                yield delayed(_label_on_all)(left, graph, metrics, self.recipe.budget_s, self.cache)
+
+        _register(backend)
+        count = 0
+        with parallel_config(backend=backend, n_jobs=n_jobs):
+            results = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(jobs())
+            for cells in results:
+                self.journal.append(cells)
+                count += 1
+                if progress:
+                    progress(devices[0].runtime, len(graphs) - len(todo) + count, len(graphs))
+        return count == len(todo)
 
     # -- the data set ---------------------------------------------------------------------------
 
     def pack(self, *, rename: dict[str, str] | None = None) -> MeasurementTable:
-        """Write the data set from what has been measured so far.
-
-        On an ``int8-…`` mode, a float graph and its quantized twin both have the twin's label on the
-        ``fp32-…`` mode of the same threads: the same file, run the same way.
-
-        Args:
-            rename: device name as measured to the name it ships under.
-
-        Returns:
-            The table, as read back.
-        """
-        graphs = {g.digest: g for g in self.stored()}
-        labels: dict[tuple[str, str, str], Measurement] = {}
-        for line in self._journal():
-            for raw in line.get("labels", ()):
-                m = Measurement(**{**raw, "metric": Metric(raw["metric"])})
-                m = _renamed(m, (rename or {}).get(m.device, m.device), m.digest)
-                if _noisy(m) or m.digest not in graphs:
-                    continue
-                labels[m.digest, m.device, m.metric] = m
-                if (original := graphs[m.digest].twin) and "/fp32-" in m.device:
-                    mode = m.device.replace("/fp32-", "/int8-")
-                    for digest in (m.digest, original):
-                        labels[digest, mode, m.metric] = _renamed(m, mode, digest)
-        table = MeasurementTable.from_measurements(labels.values(), {})
-        used = set(table.digests)
-        save_table(self.folder, [g for d, g in graphs.items() if d in used], table)
-        return load_table(self.folder)
+        """Write the data set from what has been labelled so far; see `pack`."""
+        return pack([self], self.folder, rename=rename)
 
     def failures(self) -> dict[str, int]:
         """Reasons for missing cells, with counts."""
         counts: dict[str, int] = {}
-        for line in self._journal():
-            if "failed" in line:
-                counts[line["failed"]] = counts.get(line["failed"], 0) + 1
+        for reason in self.journal.failures().values():
+            counts[reason] = counts.get(reason, 0) + 1
         return counts
+
+
+def pack(
+    builders: Iterable[Builder], folder: Path, *, rename: dict[str, str] | None = None
+) -> MeasurementTable:
+    """Write one data set from what several builders have labelled.
+
+    On an ``int8-…`` mode of a runtime that quantizes with our static quantization, a float graph and its
+    quantized twin both have the twin's label on the ``fp32-…`` mode of the same threads: the same file, run the
+    same way.
+
+    Args:
+        builders: graphs and journals.
+        folder: of the data set.
+        rename: device name as labelled to the name it ships under.
+
+    Returns:
+        The table, as read back.
+    """
+    graphs: dict[str, StoredGraph] = {}
+    labels: dict[tuple[str, str, str], Measurement] = {}
+    failures: dict[tuple[str, str], str] = {}
+    for builder in builders:
+        own = {g.digest: g for g in builder.stored()}
+        graphs.update(own)
+        for m in builder.journal.measurements():
+            m = replace(m, device=(rename or {}).get(m.device, m.device))
+            if m.digest not in own:
+                continue
+            if _noisy(m):
+                reason = f"its spread stayed above {MAX_SPREAD:.0%}"
+                failures[m.digest, m.device] = reason
+                continue
+            failures.pop((m.digest, m.device), None)
+            labels[m.digest, m.device, m.metric] = m
+            if (original := own[m.digest].twin) and "/fp32-" in m.device:
+                mode = m.device.replace("/fp32-", "/int8-")
+                for digest in (m.digest, original):
+                    labels[digest, mode, m.metric] = replace(m, device=mode, digest=digest)
+        for (digest, device), reason in builder.journal.failures().items():
+            if digest in own:
+                failures[digest, (rename or {}).get(device, device)] = reason
+    table = MeasurementTable.from_measurements(labels.values(), {})
+    used = set(table.digests) | {digest for digest, _ in failures}
+    save_table(folder, [g for d, g in graphs.items() if d in used], table, failures)
+    return load_table(folder)
+
+
+def _label(
+    profiler: Profiler, device: Device, graph: StoredGraph, metrics: Sequence[Metric], budget_s: float
+) -> Cell:
+    """One cell: labels, or the reason why there are none; a noisy one gets three times the time once."""
+    import onnx
+
+    cell: Cell = {"digest": graph.digest, "device": device.name, "metrics": [str(m) for m in metrics]}
+    try:
+        model = onnx.load_from_string(graph.onnx)
+        labels = profiler.measure(model, device, metrics or None, budget_s=budget_s)
+        if any(_noisy(m) for m in labels):
+            labels = profiler.measure(model, device, metrics or None, budget_s=3 * budget_s)
+    except HardsightError as error:
+        return {**cell, "failed": str(error)}
+    return {**cell, "labels": [asdict(m) for m in labels]}
+
+
+def _label_on_all(
+    devices: Sequence[Device], graph: StoredGraph, metrics: Sequence[Metric], budget_s: float, folder: Path
+) -> list[Cell]:
+    """One job: a graph on several devices, what they share thrown away after."""
+    try:
+        return [_label(_profiler(d.model_dump_json(), folder), d, graph, metrics, budget_s) for d in devices]
+    finally:
+        for kept in folder.glob(f"{graph.digest}.*"):
+            shutil.rmtree(kept, ignore_errors=True) if kept.is_dir() else kept.unlink(missing_ok=True)
+
+
+@cache
+def _profiler(device: str, folder: Path) -> Profiler:
+    """A backend that lives as long as this process, with the workers it has started."""
+    from hardsight.datasets.profilers import get_profiler
+
+    return get_profiler(Device.model_validate_json(device), folder)
+
+
+def _register(backend: str) -> None:
+    """Make joblib know a cluster's backend."""
+    from hardsight.errors import BackendError
+
+    if backend not in _BACKENDS:
+        raise InputError(f"backend '{backend}' is not one of {', '.join(_BACKENDS)}")
+    try:
+        if backend == "dask":
+            from dask.distributed import default_client
+
+            default_client()
+        if backend == "ray":
+            from ray.util.joblib import register_ray
+
+            register_ray()
+    except ImportError as error:
+        raise BackendError(
+            f"backend '{backend}' needs the package '{backend}': pip install {backend}"
+        ) from error
+    except ValueError as error:
+        raise BackendError("backend 'dask' needs a connected dask.distributed.Client") from error
+
+
+def _ticker(progress: Progress | None, name: str, start: int, total: int) -> Callable[[int], None]:
+    def tick(n: int) -> None:
+        if progress:
+            progress(name, start + n, total)
+
+    return tick
 
 
 class _Sentinel:
@@ -282,13 +431,14 @@ class _Sentinel:
 
     def __init__(self, profiler: Profiler, device: Device, path: Path) -> None:
         from hardsight.datasets.builder import OnnxBuilder
+        from hardsight.datasets.weights import fill_weights
 
         builder = OnnxBuilder("sentinel")
         x = builder.input("x", (1, 32, 48, 48))
         for _ in range(4):
             x = builder.relu(builder.conv(x, 32, 3))
         builder.output(x)
-        self._model = builder.model()
+        self._model = fill_weights(builder.model())
         self._profiler, self._device = profiler, device
         references = json.loads(path.read_text()) if path.exists() else {}
         if device.name not in references:
@@ -297,7 +447,7 @@ class _Sentinel:
         self._reference: float = references[device.name]
 
     def _run(self) -> float:
-        (label,) = self._profiler.measure(self._model, self._device, [Metric.LATENCY], budget_s=0.5)
+        (label,) = self._profiler.measure(self._model, self._device, [Metric.LATENCY], budget_s=0.3)
         return label.value
 
     def drift(self) -> float:
@@ -308,12 +458,6 @@ class _Sentinel:
 def _noisy(m: Measurement) -> bool:
     """A timing that more time would settle; how memory is laid out is luck, and its spread part of the truth."""
     return m.metric is not Metric.PEAK_MEMORY and m.spread > MAX_SPREAD
-
-
-def _renamed(m: Measurement, device: str, digest: str) -> Measurement:
-    from dataclasses import replace
-
-    return replace(m, device=device, digest=digest)
 
 
 def _write(path: Path, data: bytes) -> None:

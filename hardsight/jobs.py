@@ -73,7 +73,7 @@ def build_dataset(
     profiler.check()
     builder = Builder(folder, recipe)
     builder.generate(progress)
-    complete = builder.measure(profiler, target, time_limit_s=time_limit_s, progress=progress)
+    complete = builder.measure([(profiler, target)], time_limit_s=time_limit_s, progress=progress)
     table = builder.pack(rename={device: name} if name else None)
     return BuiltDataset(table, complete, builder.failures())
 

@@ -18,8 +18,9 @@ from hardsight.datasets.families import (
     transformers,
 )
 from hardsight.datasets.families._family import Family
+from hardsight.errors import UnknownNameError
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "get_family"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -58,3 +59,17 @@ FAMILIES: dict[str, Family] = {
     )
 }
 """Every family by name."""
+
+
+def get_family(name: str) -> Family:
+    """The family of that name, FPGA designs included.
+
+    Raises:
+        UnknownNameError: listing the names there are.
+    """
+    from hardsight.datasets.families.fpga import FPGA_FAMILIES
+
+    known = {**FAMILIES, **FPGA_FAMILIES}
+    if name not in known:
+        raise UnknownNameError("family", name, known)
+    return known[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hardsight.datasets.sources._base import RemoteFile, Source
 from hardsight.errors import UnknownNameError
+from hardsight.progress import Progress
 
 __all__ = ["SOURCES", "RemoteFile", "Source", "get_source"]
 
@@ -17,7 +18,7 @@ SOURCES = {
 """One line per source: short name to ``module:Class``."""
 
 
-def get_source(name: str) -> Source:
+def get_source(name: str, progress: Progress | None = None) -> Source:
     """The source of that name.
 
     Raises:
@@ -28,6 +29,6 @@ def get_source(name: str) -> Source:
     if name not in SOURCES:
         raise UnknownNameError("source", name, SOURCES, "See 'hardsight dataset sources'.")
     module, attribute = SOURCES[name].split(":")
-    source = getattr(import_module(module), attribute)()
+    source = getattr(import_module(module), attribute)(progress)
     assert isinstance(source, Source)
     return source

@@ -17,6 +17,7 @@ from hardsight.device import Device
 from hardsight.errors import DataError, NotSupportedError
 from hardsight.measurement import COLUMNS, MeasurementTable
 from hardsight.metrics import Metric
+from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +65,9 @@ class Source(ABC):
         citation: of the paper or project to credit.
         rows: of the table as published (architectures or configurations, not labels).
         devices: what the labels are of.
+
+    Args:
+        progress: told about what takes longer than reading a file: computing digests of thousands of graphs.
     """
 
     name: ClassVar[str]
@@ -74,6 +78,9 @@ class Source(ABC):
     citation: ClassVar[str]
     rows: ClassVar[int]
     devices: ClassVar[tuple[Device, ...]] = ()
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress
 
     @abstractmethod
     def convert(self, raw: Path, out: Path) -> None:

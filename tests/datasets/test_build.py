@@ -69,28 +69,28 @@ def rows_of(builder: Builder) -> list[tuple[Any, ...]]:
 
 def test_an_interrupted_build_gives_the_same_data_set(tmp_path: Path) -> None:
     whole = built(tmp_path / "whole")
-    assert whole.measure(FakeProfiler(), DEVICE)
+    assert whole.measure([(FakeProfiler(), DEVICE)])
     broken = built(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        broken.measure(FakeProfiler(die_after=BLOCK + 10), DEVICE)
+        broken.measure([(FakeProfiler(die_after=BLOCK + 10), DEVICE)])
     with (tmp_path / "broken" / "work" / "journal.jsonl").open("a") as journal:
         journal.write('{"digest": "torn')  # what a kill in mid-write leaves
     again = built(tmp_path / "broken")
-    assert again.measure(FakeProfiler(), DEVICE)
+    assert again.measure([(FakeProfiler(), DEVICE)])
     assert rows_of(again) == rows_of(whole)
 
 
 def test_a_finished_build_measures_nothing_again(tmp_path: Path) -> None:
     builder = built(tmp_path)
-    builder.measure(FakeProfiler(), DEVICE)
+    builder.measure([(FakeProfiler(), DEVICE)])
     second = FakeProfiler()
-    assert builder.measure(second, DEVICE)
+    assert builder.measure([(second, DEVICE)])
     assert set(second.measured) <= {"sentinel"}
 
 
 def test_twins_label_the_int8_mode_of_their_float_graph(tmp_path: Path) -> None:
     builder = built(tmp_path)
-    builder.measure(FakeProfiler(), DEVICE)
+    builder.measure([(FakeProfiler(), DEVICE)])
     table = builder.pack()
     twins = [g for g in builder.stored() if g.twin]
     assert twins
@@ -104,16 +104,16 @@ def test_twins_label_the_int8_mode_of_their_float_graph(tmp_path: Path) -> None:
 def test_a_failing_graph_costs_its_cell_and_is_counted(tmp_path: Path) -> None:
     builder = built(tmp_path)
     bad = builder.stored()[0].digest
-    builder.measure(FakeProfiler(refuse=bad), DEVICE)
+    builder.measure([(FakeProfiler(refuse=bad), DEVICE)])
     assert builder.failures() == {"the runtime crashed (SIGSEGV)": 1}
     assert bad not in set(builder.pack().select(device=DEVICE.name).digests)
 
 
 def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Path) -> None:
     steady, drifted = built(tmp_path / "a"), built(tmp_path / "b")
-    steady.measure(FakeProfiler(), DEVICE)
+    steady.measure([(FakeProfiler(), DEVICE)])
     drifted.measure(
-        FakeProfiler(drift_after=BLOCK + 4), DEVICE
+        [(FakeProfiler(drift_after=BLOCK + 4), DEVICE)]
     )  # the sentinel's run after the first block included
     assert rows_of(drifted) == rows_of(steady)
 
@@ -157,7 +157,7 @@ def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_a_packed_data_set_reads_back_and_a_torn_one_is_refused(tmp_path: Path) -> None:
     builder = built(tmp_path)
-    builder.measure(FakeProfiler(), DEVICE)
+    builder.measure([(FakeProfiler(), DEVICE)])
     table = builder.pack(rename={DEVICE.name: "board/onnxruntime/fp32-t1"})
     assert "board/onnxruntime/int8-t1" in table.devices
     graphs, values = load_table(tmp_path).labelled("board/onnxruntime/fp32-t1", Metric.LATENCY)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import torch._dynamo  # which torch's shape functions import at first use: better before a profiler forks
 from onnx import numpy_helper
 from torch import fx
 

@@ -473,7 +473,7 @@ def _gather_elements(op: Op) -> Any:
 
 
 def _expand(op: Op) -> Any:
-    shape = torch.broadcast_shapes(shape_of(op[0]), op.ints(1) or [])
+    shape = torch.broadcast_shapes(shape_of(op[0]), op.ints(1) or [])  # type: ignore[no-untyped-call]
     return op[0] if tuple(shape) == shape_of(op[0]) else op.call("expand", op[0], tuple(shape))
 
 
@@ -760,25 +760,23 @@ def _per_channel(op: Op) -> tuple[torch.Tensor, torch.Tensor | None]:
     return scale, zero
 
 
+_UNARY: dict[str, Callable[..., Any]] = {
+    "Abs": torch.abs, "Ceil": torch.ceil, "Cos": torch.cos, "Erf": torch.erf, "Exp": torch.exp,
+    "Floor": torch.floor, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Log": torch.log, "Mish": F.mish,
+    "Neg": operator.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": F.relu,
+    "Round": torch.round, "Selu": F.selu, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
+    "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Tanh": torch.tanh,
+}  # fmt: skip
+
+_BINARY: dict[str, Callable[..., Any]] = {
+    "And": torch.logical_and, "Equal": operator.eq, "Greater": operator.gt, "GreaterOrEqual": operator.ge,
+    "Less": operator.lt, "LessOrEqual": operator.le, "Mul": operator.mul, "Or": torch.logical_or,
+    "Pow": operator.pow, "Sub": operator.sub, "Xor": torch.logical_xor,
+}  # fmt: skip
+
 RULES: dict[str, Rule] = {
-    **{
-        name: _unary(function)
-        for name, function in {
-            "Abs": torch.abs, "Ceil": torch.ceil, "Cos": torch.cos, "Erf": torch.erf, "Exp": torch.exp,
-            "Floor": torch.floor, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Log": torch.log,
-            "Mish": F.mish, "Neg": operator.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal,
-            "Relu": F.relu, "Round": torch.round, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
-            "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Tanh": torch.tanh,
-        }.items()
-    },
-    **{
-        name: _binary(function)
-        for name, function in {
-            "And": torch.logical_and, "Equal": operator.eq, "Greater": operator.gt, "GreaterOrEqual": operator.ge,
-            "Less": operator.lt, "LessOrEqual": operator.le, "Mul": operator.mul, "Or": torch.logical_or,
-            "Pow": operator.pow, "Sub": operator.sub, "Xor": torch.logical_xor,
-        }.items()
-    },
+    **{name: _unary(function) for name, function in _UNARY.items()},
+    **{name: _binary(function) for name, function in _BINARY.items()},
     "Add": _add,
     "ArgMax": _arg(torch.argmax),
     "ArgMin": _arg(torch.argmin),
@@ -842,7 +840,6 @@ RULES: dict[str, Rule] = {
     "ReduceSumSquare": _reduction(_sum_square),
     "Reshape": _reshape,
     "Resize": _resize,
-    "Selu": _unary(F.selu),
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
@@ -858,5 +855,5 @@ RULES: dict[str, Rule] = {
     "Unsqueeze": _unsqueeze,
     "Upsample": _resize,
     "Where": _where,
-}  # fmt: skip
+}
 """Operator type to rule."""

@@ -196,7 +196,7 @@ class Builder:
         for start in range(0, len(graphs), BLOCK):
             block = graphs[start : start + BLOCK]
             for profiler, device in targets:
-                todo = [g for g in block if g.digest not in done[device.name]]
+                todo = [g for g in block if g.digest not in done[device.name] and _fits(g, profiler, device)]
                 if not todo:
                     continue
                 if time.monotonic() - begin > time_limit_s:
@@ -269,12 +269,15 @@ class Builder:
         """
         from joblib import Parallel, delayed, parallel_config
 
+        from hardsight.datasets.profilers import get_profiler
+
         graphs = self.stored() if graphs is None else graphs
         done = {device.name: self.journal.done(device.name, metrics) for device in devices}
+        profilers = [(d, get_profiler(d)) for d in devices]
         todo = [
             (graph, left)
             for graph in graphs
-            if (left := [d for d in devices if graph.digest not in done[d.name]])
+            if (left := [d for d, p in profilers if graph.digest not in done[d.name] and _fits(graph, p, d)])
         ]
         self.cache.mkdir(exist_ok=True)
         begin = time.monotonic()
@@ -354,6 +357,11 @@ def pack(
     used = set(table.digests) | {digest for digest, _ in failures}
     save_table(folder, [g for d, g in graphs.items() if d in used], table, failures)
     return load_table(folder)
+
+
+def _fits(graph: StoredGraph, profiler: Profiler, device: Device) -> bool:
+    """Whether the graph is for the device: quantized twins are for modes that run a QDQ file as it is."""
+    return not graph.twin or (profiler.takes_qdq and not device.mode.startswith("bf16"))
 
 
 def _label(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
@@ -15,7 +16,12 @@ from hardsight.errors import ModelError, NotSupportedError
 _STANDARD = ("", "ai.onnx")
 
 
-def to_torch(model: onnx.ModelProto, *, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+def to_torch(
+    model: onnx.ModelProto,
+    *,
+    dtype: torch.dtype = torch.float32,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> fx.GraphModule:
     """The model as a module of torch's own functions, in evaluation mode, on the CPU.
 
     ``forward`` is generated Python (``module.code`` shows it): one call per operator, tensors freed after
@@ -24,9 +30,9 @@ def to_torch(model: onnx.ModelProto, *, dtype: torch.dtype = torch.float32) -> f
     MatMul with a constant and the Add of a bias are one ``F.linear``. Recurrent layers are torch's modules.
 
     Args:
-        model: with its weights (see `hardsight.datasets.weights.fill_weights`) and fixed input shapes.
-        dtype: what single precision becomes: weights, inputs and casts. Half types do not convert constants
-            twice: folding is done in single precision.
+        model: with its weights (see `hardsight.datasets.weights.fill_weights`).
+        dtype: what single precision becomes: weights, inputs and casts.
+        shapes: input name to shape, for dynamic inputs.
 
     Returns:
         a module that takes the graph's inputs in their order and returns the output, or a tuple of several.
@@ -53,9 +59,8 @@ def to_torch(model: onnx.ModelProto, *, dtype: torch.dtype = torch.float32) -> f
     }
     for spec in graph.input:
         if spec.name not in values:
-            values[spec.name] = emit.input(
-                spec.name, _fixed_shape(spec), torch_dtype(spec.type.tensor_type.elem_type)
-            )
+            shape = tuple(shapes[spec.name]) if shapes and spec.name in shapes else _fixed_shape(spec)
+            values[spec.name] = emit.input(spec.name, shape, torch_dtype(spec.type.tensor_type.elem_type))
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(output.name for output in graph.output)
     opset = next((o.version for o in model.opset_import if o.domain in _STANDARD), 1)
@@ -69,8 +74,9 @@ def to_torch(model: onnx.ModelProto, *, dtype: torch.dtype = torch.float32) -> f
         )
         results = _convert(op)
         values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
-    for spec in graph.output:
-        _check_shape(spec, values[spec.name])
+    if not shapes:
+        for spec in graph.output:
+            _check_shape(spec, values[spec.name])
     return emit.finish([values[spec.name] for spec in graph.output], graph.name or "model")
 
 
@@ -100,7 +106,7 @@ def _check_operators(graph: onnx.GraphProto) -> None:
 def _fixed_shape(spec: onnx.ValueInfoProto) -> tuple[int, ...]:
     tensor = spec.type.tensor_type
     if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
-        raise ModelError(f"input '{spec.name}' has no fixed shape; bind its dimensions before converting")
+        raise ModelError(f"input '{spec.name}' has no fixed shape; give one in shapes")
     return tuple(d.dim_value for d in tensor.shape.dim)
 
 

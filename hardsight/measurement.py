@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardsight.errors import DataError, StorageError
+from hardsight.errors import DataError
 from hardsight.graph import OperatorGraph
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
@@ -19,9 +18,10 @@ from hardsight.prediction import FloatArray
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
 COLUMNS = ("digest", "device", "metric", "value", "spread", "repeats", "time", "versions", "provenance")
 PROVENANCES = ("measured", "simulated", "synthesised", "published")
+MAY_BE_ZERO = frozenset(m for m in Metric if m.integer or m is Metric.ACCURACY)
+"""Metrics of which zero is a label: a design without DSP blocks has none; nothing runs in no time."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Measurement:
         digest: of the graph as given (before any conversion the device's mode makes).
         device: name of the device.
         metric: what was measured, in its SI unit.
-        value: median over the repeats; finite and, except accuracy, above zero.
+        value: median over the repeats; finite, and above zero unless the metric is in `MAY_BE_ZERO`.
         spread: relative half-width of the 95 % confidence interval of the median.
         repeats: how many runs the median is over.
         time: ISO 8601, UTC.
@@ -51,9 +51,7 @@ class Measurement:
     provenance: str = "measured"
 
     def __post_init__(self) -> None:
-        floor_ok = (
-            self.value >= 0 if self.metric is Metric.ACCURACY or self.metric.integer else self.value > 0
-        )
+        floor_ok = self.value >= 0 if self.metric in MAY_BE_ZERO else self.value > 0
         if not (math.isfinite(self.value) and floor_ok):
             raise DataError(
                 f"{self.metric} of {self.digest[:8]} on {self.device} is {self.value}; "
@@ -157,41 +155,3 @@ class MeasurementTable:
         rows = pd.concat([self.rows, other.rows], ignore_index=True)
         graphs: Mapping[str, OperatorGraph] = ChainMap(dict(self.graphs), dict(other.graphs))
         return MeasurementTable(rows, graphs, {**self.families, **other.families})
-
-    @classmethod
-    def read_rows(cls, path: Path) -> pd.DataFrame:
-        """Read a Parquet file of rows and check its schema version.
-
-        Raises:
-            StorageError: when the file is missing, torn, or of another schema.
-        """
-        import pyarrow
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(path)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise StorageError(f"cannot read measurements from {path}: {error}") from error
-        version = (table.schema.metadata or {}).get(b"hardsight_schema", b"?").decode()
-        if version != str(SCHEMA_VERSION):
-            raise StorageError(
-                f"{path} has measurement schema {version}; this version reads {SCHEMA_VERSION}. "
-                "Rebuild it with 'hardsight dataset build'."
-            )
-        return table.to_pandas()
-
-    @staticmethod
-    def write_rows(rows: pd.DataFrame, path: Path) -> None:
-        """Write rows as Parquet, whole or not at all."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        table = pa.Table.from_pandas(rows[list(COLUMNS)], preserve_index=False)
-        table = table.replace_schema_metadata({"hardsight_schema": str(SCHEMA_VERSION)})
-        temporary = path.with_suffix(".part")
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {path}: {error}") from error

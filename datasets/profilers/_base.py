@@ -24,6 +24,8 @@ class Profiler(ABC):
 
     anywhere: ClassVar[bool] = False
     """Whether any machine will do: true of simulators and synthesis."""
+    takes_qdq: ClassVar[bool] = False
+    """Whether models quantized as QDQ run as they are; ``int8-…`` modes of the CPU runtimes then use ours."""
 
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache

@@ -65,8 +65,6 @@ class CpuRuntimeProfiler(Profiler):
     """Extra of Hardsight that installs it."""
     converter_packages: ClassVar[tuple[str, ...]] = ()
     """More modules that ``convert`` needs; imported once by a process of its own."""
-    takes_qdq: ClassVar[bool] = False
-    """Whether ONNX files with QDQ run, so that ``int8-…`` modes can use our static quantization."""
 
     def __init__(self, cache: Path | None = None) -> None:
         super().__init__(cache)
@@ -221,6 +219,8 @@ class CpuRuntimeProfiler(Profiler):
             done = json.loads((kept / "done.json").read_text())
             yield kept / done["file"], done["weights"]
             return
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
         parent = kept.parent if kept else _SCRATCH if _SCRATCH.is_dir() else None
         with (
             tempfile.TemporaryDirectory(prefix="hardsight-", dir=parent) as folder,

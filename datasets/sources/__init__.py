@@ -14,6 +14,12 @@ __all__ = ["SOURCES", "RemoteFile", "Source", "get_source"]
 
 SOURCES = {
     "wa-hls4ml": "hardsight.datasets.sources.wa_hls4ml:WaHls4ml",
+    "ntorc": "hardsight.datasets.sources.ntorc:NTorc",
+    "accel-nasbench": "hardsight.datasets.sources.accel_nasbench:AccelNasBench",
+    "ec-nas": "hardsight.datasets.sources.ecnas:EcNas",
+    "ec-nas-7v": "hardsight.datasets.sources.ecnas:EcNas7v",
+    "timm": "hardsight.datasets.sources.timm_throughput:TimmThroughput",
+    "perfcastdb": "hardsight.datasets.sources.perfcastdb:PerfCastDb",
 }
 """One line per source: short name to ``module:Class``."""
 

@@ -102,8 +102,8 @@ def _core() -> str:
 
     from hardsight import graph, ingest
     from hardsight.datasets import builder
-    from hardsight.datasets.sources import _layers
+    from hardsight.datasets.sources import _graphs_blocks
 
-    files = [Path(m.__file__ or "") for m in (graph, builder, _layers)]
+    files = [Path(m.__file__ or "") for m in (graph, builder, _graphs_blocks)]
     files += sorted(Path(ingest.__file__ or "").parent.glob("*.py"))
     return onnx.__version__ + "".join(file.read_text() for file in files)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import http.client
 import shutil
+import socket
 import tempfile
 import time
 import urllib.error
@@ -17,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hardsight.datasets.sources._base import RemoteFile, Source, plain_folder
-from hardsight.errors import BackendError, DataError, StorageError
+from hardsight.errors import BackendError, DataError, InputError, StorageError
 from hardsight.progress import Progress
 
 _CHUNK_BYTES = 1 << 18
@@ -75,10 +76,14 @@ def fetch(
         pause_s: before the second attempt at a file; doubles with every further one.
 
     Raises:
+        InputError: ``mirror`` is neither a folder nor a URL of http or https.
         BackendError: a server cannot be reached or refuses.
         DataError: a file is not what its checksum says, or cannot be converted.
         StorageError: the cache folder cannot be written.
     """
+    remote = mirror is not None and "://" in mirror
+    if remote and not str(mirror).startswith(("http://", "https://")):
+        raise InputError(f"'{mirror}' is no place to fetch from; give a folder, or a URL of http or https")
     plain = plain_folder(source.name)
     if all((plain / name).is_file() for name in source.plain):
         return Fetched(plain)
@@ -120,13 +125,14 @@ def _original(
     digest = _sha256(part)
     if expected is not None and digest != expected:
         part.unlink()
-        since = "is published" if file.sha256 else "was downloaded the first time"
+        if file.sha256 is not None:
+            reason = "is published; try again, or give another mirror with --from"
+        else:
+            reason = (
+                f"was downloaded the first time; if it was meant to change, delete {record} and try again"
+            )
         raise DataError(
-            f"'{file.name}' has the SHA-256 {digest}, not {expected} as {since}; it was not kept. Try again "
-            f"later, or delete {record} if you know why it changed"
-            if not file.sha256
-            else f"'{file.name}' has the SHA-256 {digest}, not {expected} as {since}; it was not kept. Try again, "
-            "or give another mirror with --from"
+            f"'{file.name}' has the SHA-256 {digest}, not {expected} as {reason}; it was not kept"
         )
     record.write_text(f"{digest}  {path.name}\n")
     part.replace(path)
@@ -141,6 +147,7 @@ def _copy(origin: Path, part: Path) -> None:
 
 def _download(url: str, file: RemoteFile, part: Path, progress: Progress | None, pause_s: float) -> None:
     """Fetch ``url`` into ``part``, going on after its last byte."""
+    reason: object = ""
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(pause_s * 2 ** (attempt - 1))
@@ -153,13 +160,17 @@ def _download(url: str, file: RemoteFile, part: Path, progress: Progress | None,
                 raise BackendError(
                     f"{url} answers {error.code} {error.reason}; the file may have moved: give a mirror with --from"
                 ) from error
-            reason: Exception = error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = error
+        except urllib.error.URLError as error:
+            reason = error.reason
+            if isinstance(reason, socket.gaierror):  # no network, or no such host: trying again is of no use
+                break
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = error
     raise BackendError(
-        f"cannot download {url} after {_ATTEMPTS} attempts: {getattr(reason, 'reason', reason)}. Check the network "
-        "and run the same command again, which goes on where this one stopped, or give a mirror with --from"
-    ) from reason
+        f"cannot download {url}: {reason}. Check the network and run the same command again, which goes on where "
+        "this one stopped, or give a mirror with --from"
+    )
 
 
 def _attempt(url: str, file: RemoteFile, part: Path, progress: Progress | None) -> None:
@@ -173,13 +184,21 @@ def _attempt(url: str, file: RemoteFile, part: Path, progress: Progress | None) 
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else file.size
         with part.open("ab" if resumed else "wb") as out:
-            while chunk := answer.read(_CHUNK_BYTES):
+            while chunk := _chunk(answer):
                 out.write(chunk)
                 done += len(chunk)
                 if progress is not None and total:
                     progress(file.name, done, total)
     if total and done < total:
-        raise http.client.IncompleteRead(b"", total - done)
+        raise ConnectionError(f"the connection ended after {done} of {total} bytes")
+
+
+def _chunk(answer: http.client.HTTPResponse) -> bytes:
+    """The next bytes; whatever the socket raises is the network's fault, not the disk's."""
+    try:
+        return answer.read(_CHUNK_BYTES)
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hardsight.api import HERE
-from hardsight.cli import _flags, _show
+from hardsight.cli import _flags, _show, sources
 from hardsight.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Build a measured data set, or describe one.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command()(sources.fetch)
+app.command()(sources.sources)
 
 
 @app.command()

@@ -27,6 +27,8 @@ RECIPE = Recipe(families=("mlp", "small_block"), per_family=3)
 class FakeProfiler(Profiler):
     """Costs one nanosecond a MAC; fails, dies or drifts on request."""
 
+    takes_qdq = True
+
     def __init__(self, die_after: int = 10**9, refuse: str = "", drift_after: int = 10**9) -> None:
         self.measured: list[str] = []
         self._die_after, self._refuse, self._drift_after = die_after, refuse, drift_after
@@ -175,3 +177,60 @@ def test_a_data_set_of_another_schema_names_the_way_out(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"digest": ["a"]})), tmp_path / "measurements.parquet")
     with pytest.raises(StorageError, match="dataset build"):
         load_table(tmp_path)
+
+
+class FakeSimulator(FakeProfiler):
+    """Runs in joblib's processes, too; leaves a file per graph in the cache, as a converter would."""
+
+    anywhere = True
+    takes_qdq = False
+
+    def __init__(self, cache: Path | None = None) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def measure(
+        self, model: Path | onnx.ModelProto, device: Device, *args: Any, **more: Any
+    ) -> list[Measurement]:
+        assert isinstance(model, onnx.ModelProto)
+        assert self.cache is not None
+        shared = self.cache / f"{read_onnx(model).digest}.converted"
+        assert shared.exists() == (
+            device.name == "b/fake/int8"
+        )  # made for the first device, there for the second
+        shared.touch()
+        return super().measure(model, device, *args, **more)
+
+
+def test_simulators_fan_out_resume_and_share_what_they_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardsight.datasets.profilers import PROFILERS
+
+    monkeypatch.setitem(PROFILERS, "fake", "tests:Fake")
+    monkeypatch.setattr(
+        "hardsight.datasets.profilers.get_profiler", lambda device, cache=None: FakeSimulator(cache)
+    )
+    devices = [Device(name=f"{n}/fake/int8", kind="npu", provenance="simulated") for n in "ab"]
+    builder = built(tmp_path)
+    graphs = builder.stored()
+    assert not builder.fan_out(devices, n_jobs=1, time_limit_s=-1)
+    assert builder.fan_out(devices, n_jobs=1, graphs=graphs[:4])
+    assert builder.fan_out(devices, n_jobs=1)
+    cells = [(c["digest"], c["device"]) for c in builder.journal]
+    assert sorted(cells) == sorted((g.digest, d.name) for g in graphs if not g.twin for d in devices)
+    assert not list(builder.cache.iterdir())
+    assert {m.provenance for m in builder.journal.measurements()} == {"measured"}  # the fake's own word
+
+
+def test_a_backend_that_is_not_there_is_named(tmp_path: Path) -> None:
+    builder = built(tmp_path, Recipe(families=("mlp",), per_family=1, int8=False))
+    with pytest.raises(InputError, match="backend 'mpi' is not one of loky, dask, ray"):
+        builder.fan_out([DEVICE], backend="mpi")
+
+
+def test_any_first_part_of_a_data_set_has_all_families(tmp_path: Path) -> None:
+    builder = Builder(tmp_path, Recipe(families=("mlp", "tcn", "small_block"), per_family=2, int8=False))
+    members = builder._members()
+    assert len(members) == 2 + 2 + 8
+    assert {name for name, _ in members[:6]} == {"mlp", "tcn", "small_block"}

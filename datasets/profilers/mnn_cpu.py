@@ -1,0 +1,75 @@
+"""MNN on this machine's CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hardsight.datasets.profilers._capture import printed
+from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
+from hardsight.errors import BackendError
+
+
+class MnnProfiler(CpuRuntimeProfiler):
+    """Alibaba's MNN: its own converter with its default passes, then the Module API.
+
+    Precision is ``high``, MNN's word for fp32 whatever the processor offers. An inference is one
+    ``Module.forward``, which runs synchronously, and a look at each output, which copies nothing.
+
+    The converter is called in the extension module ``_tools``, as ``MNN.tools.mnnconvert`` does: that wrapper
+    installs a package from the internet when imported, and reports the model's size and this machine's
+    identity to a server.
+    """
+
+    runtime = "mnn"
+    package = "MNN"
+    extra = "mnn"
+
+    @staticmethod
+    def convert(model: str, folder: str, mode: str) -> str:
+        import _tools
+
+        path = Path(folder) / "model.mnn"
+        arguments = {"-f": "ONNX", "--modelFile": model, "--MNNModel": str(path), "--bizCode": "hardsight"}
+        with printed() as out:
+            _tools.mnnconvert(["mnnconvert", *(word for pair in arguments.items() for word in pair)])
+            said = out.text()
+        if not path.exists():  # it returns True all the same
+            unknown = re.search(r"These Op Not Support: (.*)", said)
+            why = f"MNN has no {unknown[1].strip()}" if unknown else " ".join(said.split()[-30:])
+            raise BackendError(f"MNN's converter refused the model: {why}")
+        return str(path)
+
+    @staticmethod
+    def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], object]:
+        from MNN import expr, nn
+
+        config = {"backend": "CPU", "precision": "high", "numThread": threads}
+        manager = nn.create_runtime_manager((config,))
+        module = nn.load_module_from_file(path, [], [], runtime_manager=manager)
+        info = module.get_info()
+        types = {expr.float: np.float32, expr.int: np.int32}  # MNN computes 64-bit integers in 32 bits
+        dtypes = {
+            name: types.get(value.dtype) for name, value in zip(info["inputNames"], info["inputs"], strict=True)
+        }
+        unknown = [name for name, dtype in dtypes.items() if dtype is None]
+        if unknown:
+            raise BackendError(f"MNN's input '{unknown[0]}' is neither float nor integer")
+        arrays = inputs({name: shapes[name] for name in dtypes}, dtypes)
+        variables = []
+        for name, value in zip(info["inputNames"], info["inputs"], strict=True):
+            variable = expr.placeholder(shapes[name], value.data_format, value.dtype)
+            variable.write(arrays[name])
+            variables.append(variable)
+
+        def run() -> list[object]:
+            outputs = module.forward(variables)
+            if len(outputs) != len(info["outputNames"]):
+                raise BackendError("MNN could not run the model: no output")
+            return [output.read() for output in outputs]
+
+        run()
+        return run

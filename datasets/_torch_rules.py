@@ -472,6 +472,13 @@ def _gather_elements(op: Op) -> Any:
     return op.call(torch.gather, op[0], op.attr("axis", 0), op[1])
 
 
+def _gather_nd(op: Op) -> Any:
+    if op.attr("batch_dims", 0):
+        raise op.refuse("batch dimensions")
+    index = op[1]
+    return op.call(operator.getitem, op[0], op.call(torch.unbind, index, -1))
+
+
 def _expand(op: Op) -> Any:
     shape = torch.broadcast_shapes(shape_of(op[0]), op.ints(1) or [])  # type: ignore[no-untyped-call]
     return op[0] if tuple(shape) == shape_of(op[0]) else op.call("expand", op[0], tuple(shape))
@@ -803,6 +810,7 @@ RULES: dict[str, Rule] = {
     "GRU": _recurrent,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
     "Gelu": lambda op: op.call(F.gelu, op[0], approximate=op.attr("approximate", "none")),
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool(_GLOBAL_AVERAGE),

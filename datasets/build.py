@@ -434,7 +434,7 @@ def _ticker(progress: Progress | None, name: str, start: int, total: int) -> Cal
 class _Sentinel:
     """A model measured between blocks, to notice that the machine has changed speed.
 
-    Its reference, the fastest of five runs when the data set was begun, is kept in ``path``.
+    Its reference, the median of five runs when the data set was begun, is kept in ``path``.
     """
 
     def __init__(self, profiler: Profiler, device: Device, path: Path) -> None:
@@ -450,7 +450,7 @@ class _Sentinel:
         self._profiler, self._device = profiler, device
         references = json.loads(path.read_text()) if path.exists() else {}
         if device.name not in references:
-            references[device.name] = min(self._run() for _ in range(5))
+            references[device.name] = float(np.median([self._run() for _ in range(5)]))
             _write(path, json.dumps(references).encode())
         self._reference: float = references[device.name]
 

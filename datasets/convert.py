@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hardsight.datasets import schema
-from hardsight.datasets.store import GRAPHS, ROWS, StoredGraph, load_table, save_table
+from hardsight.datasets.schema import GRAPHS, ROWS
+from hardsight.datasets.store import StoredGraph, load_table, save_table
 from hardsight.errors import StorageError
 from hardsight.measurement import MeasurementTable
 

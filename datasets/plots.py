@@ -55,12 +55,11 @@ class Costs(NamedTuple):
 
 
 class Spreads(NamedTuple):
-    """Relative spreads of one metric on one device; exact labels, of spread zero, are left out."""
+    """Relative spreads of one metric on one device; those of zero, of labels exact or taken once, are left out."""
 
     device: str
     metric: str
     spreads: tuple[float, ...]
-    exact: int
 
 
 def sizes(facts: Mapping[str, GraphFacts]) -> list[Sizes]:
@@ -69,7 +68,9 @@ def sizes(facts: Mapping[str, GraphFacts]) -> list[Sizes]:
     for f in facts.values():
         found[f.family][f.precision].append(f.macs)
     rows = [Sizes(name, {p: tuple(m) for p, m in sorted(parts.items())}) for name, parts in found.items()]
-    return sorted(rows, key=lambda s: (float(np.median([m for part in s.macs.values() for m in part])), s.family))
+    return sorted(
+        rows, key=lambda s: (float(np.median([m for part in s.macs.values() for m in part])), s.family)
+    )
 
 
 def grid(table: MeasurementTable, facts: Mapping[str, GraphFacts]) -> Grid:
@@ -102,10 +103,7 @@ def spreads(table: MeasurementTable) -> list[Spreads]:
     """Per device and metric."""
     found = []
     for (device, metric), rows in table.rows.groupby(["device", "metric"]):
-        values = rows["spread"].to_numpy()
-        found.append(
-            Spreads(str(device), str(metric), tuple(values[values > 0].tolist()), int((values == 0).sum()))
-        )
+        found.append(Spreads(str(device), str(metric), tuple(rows.loc[rows["spread"] > 0, "spread"])))
     return found
 
 
@@ -134,7 +132,7 @@ def draw_sizes(rows: Sequence[Sizes]) -> Figure:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("MACs of one inference")
     axes.set_title("Size of the graphs per family (at the right: how many)", loc="left")
-    _legend(axes, precisions)
+    _legend(figure, precisions)
     return figure
 
 
@@ -169,7 +167,9 @@ def draw_costs(rows: Sequence[Costs]) -> Figure:
             points = [(m, s) for p, m, s in row.points if p == precision]
             if points:
                 macs, seconds = zip(*points, strict=True)
-                axes.scatter(macs, seconds, s=4, alpha=0.45, linewidths=0, color=_colour(precision, precisions))
+                axes.scatter(
+                    macs, seconds, s=4, alpha=0.45, linewidths=0, color=_colour(precision, precisions)
+                )
         axes.set_title(f"{row.device} ({len(row.points)})", size=8, loc="left")
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -177,15 +177,14 @@ def draw_costs(rows: Sequence[Costs]) -> Figure:
         axes.set_visible(False)
     figure.supxlabel("MACs of one inference", size=9)
     figure.supylabel("latency, s", size=9)
-    if panels:
-        _legend(panels[0], precisions)
+    _legend(figure, precisions)
     return figure
 
 
 def draw_spreads(rows: Sequence[Spreads]) -> Figure:
     """A box per device and metric: quartiles, and whiskers from the 5th to the 95th percentile."""
     shown = [row for row in rows if row.spreads]
-    exact = [row for row in rows if not row.spreads]
+    hidden = len(rows) - len(shown)
     figure, (axes,) = _figure(1, 1, width=9, height=1.6 + 0.24 * max(1, len(shown)))
     metrics = sorted({row.metric for row in shown})
     for y, row in enumerate(shown):
@@ -205,12 +204,14 @@ def draw_spreads(rows: Sequence[Spreads]) -> Figure:
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), [row.device for row in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{100 * x:.3g} %" if f"{x:e}"[0] in "25" else "")
     axes.set_xlabel(
         "relative half-width of the 95 % interval of the median"
-        + (f"; exact, so not shown: {len({row.device for row in exact})} devices" if exact else "")
+        + (f"\n{hidden} more have no spread: exact, or taken once" if hidden else "")
     )
     axes.set_title("Spread of the labels (at the right: the median)", loc="left")
-    _legend(axes, metrics)
+    _legend(figure, metrics)
     return figure
 
 
@@ -264,10 +265,17 @@ def _colour(name: str, names: Sequence[str]) -> str:
     return _COLOURS[names.index(name) % len(_COLOURS)]
 
 
-def _legend(axes: Axes, names: Sequence[str]) -> None:
+def _legend(figure: Figure, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     marks = [
         Line2D([], [], marker="o", linestyle="", color=_colour(name, names), label=name) for name in names
     ]
-    axes.legend(handles=marks, loc="lower right", fontsize=7, framealpha=0.9)
+    figure.legend(
+        handles=marks,
+        loc="outside upper right",
+        ncols=len(marks),
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.1,
+    )

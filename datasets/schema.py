@@ -166,7 +166,10 @@ def check_rows(table: pa.Table, digests: Collection[str], source: str) -> None:
     _refuse(table, source, ~(np.isfinite(spread) & (spread >= 0)), "a spread must be finite and not negative")
     _refuse(table, source, repeats < 1, "a label has at least one repeat")
     _refuse(
-        table, source, _repeated(table, ("digest", "device", "metric", "time")), "another row is of the same time"
+        table,
+        source,
+        _repeated(table, ("digest", "device", "metric", "time")),
+        "another row is of the same time",
     )
 
 
@@ -177,7 +180,7 @@ def check_failures(table: pa.Table, digests: Collection[str], source: str) -> No
         DataError: naming the first row that is wrong, and how.
     """
     _check_texts(table, digests, source)
-    _refuse(table, source, _Texts(table, "reason").rows(lambda v: not v), "a failed cell needs a reason")
+    _refuse(table, source, _Texts(table, "reason").rows("".__eq__), "a failed cell needs a reason")
     _refuse(table, source, _repeated(table, ("digest", "device")), "another row is of the same cell")
 
 
@@ -191,7 +194,8 @@ class _Texts:
 
     def rows(self, wrong: Callable[[str], bool]) -> Mask:
         """Rows ``(n,)`` whose text is wrong; each different text is asked about once."""
-        return np.array([wrong(v) for v in self.values], dtype=bool)[self.codes]
+        found: Mask = np.array([wrong(v) for v in self.values], dtype=bool)[self.codes]
+        return found
 
 
 def _check_texts(table: pa.Table, digests: Collection[str], source: str) -> None:
@@ -205,8 +209,9 @@ def _check_texts(table: pa.Table, digests: Collection[str], source: str) -> None
     }
     for name, (choices, fault) in known.items():
         if name in table.schema.names:
-            _refuse(table, source, _Texts(table, name).rows(lambda v, c=frozenset(choices): v not in c), fault)
-    _refuse(table, source, _Texts(table, "device").rows(lambda v: not v), "the device has no name")
+            allowed = frozenset(choices)
+            _refuse(table, source, ~_Texts(table, name).rows(allowed.__contains__), fault)
+    _refuse(table, source, _Texts(table, "device").rows("".__eq__), "the device has no name")
 
 
 def _repeated(table: pa.Table, names: Sequence[str]) -> Mask:
@@ -226,7 +231,9 @@ def _refuse(table: pa.Table, source: str, wrong: Mask, fault: str) -> None:
         return
     row = int(np.argmax(wrong))
     cell = {name: table[name][row].as_py() for name in table.schema.names}
-    label = f"{cell['metric']} = {cell['value']:g} ± {cell['spread']:g}" if "metric" in cell else "a failed cell"
+    label = (
+        f"{cell['metric']} = {cell['value']:g} ± {cell['spread']:g}" if "metric" in cell else "a failed cell"
+    )
     raise DataError(
         f"{source}, row {row}: {label} of {cell['digest'][:8] or '?'} on {cell['device'] or '?'} "
         f"({cell.get('provenance') or cell.get('reason')}): {fault}"

@@ -194,12 +194,12 @@ def _known_facts(folder: Path) -> Mapping[str, GraphFacts]:
 
 
 def precision_of(graph: OperatorGraph) -> str:
-    """Precision of the operators that do most of the work: ``"fp32"``, ``"fp16"``, ``"int8"``, ``"int4"``…"""
+    """Precision of the operators that do most of the work: ``"fp32"`` (or wider), ``"fp16"``, ``"int8"``…"""
     work: Counter[int] = Counter()
     for op in graph.operators:
         work[op.weight_bits or op.input_bits] += (op.macs or 1) * op.repeats
     bits = work.most_common(1)[0][0] if work else 32
-    return f"fp{bits}" if bits >= 16 else f"int{bits}"
+    return f"fp{min(bits, 32)}" if bits >= 16 else f"int{bits}"
 
 
 def load_table(folder: Path) -> MeasurementTable:
@@ -220,6 +220,35 @@ def load_table(folder: Path) -> MeasurementTable:
     families = {digest: f.family for digest, f in facts.items()}
     graphs = GraphStore(_PackedGraphs(data, folder / GRAPHS, facts), facts)
     return MeasurementTable(_plain(rows), graphs, families)
+
+
+def add_labels(base: Path, out: Path, rows: pd.DataFrame, failures: Mapping[tuple[str, str], str]) -> int:
+    """Write a data set with more labels.
+
+    Args:
+        base: folder of a data set.
+        out: folder to write; may be ``base``.
+        rows: labels of graphs of the data set, with the columns `COLUMNS`.
+        failures: ``(digest, device)`` to the reason why that cell has no label.
+
+    Returns:
+        How many labels were not there yet.
+
+    Raises:
+        DataError: a label contradicts one of the same time, or is of an unknown graph.
+        StorageError: when a folder cannot be read or written.
+    """
+    import pandas as pd
+
+    table = load_table(base)
+    assert isinstance(table.graphs, GraphStore)
+    known = load_failures(base)
+    reasons = dict(zip(zip(known["digest"], known["device"], strict=True), known["reason"], strict=True))
+    both = pd.concat([table.rows, rows], ignore_index=True)
+    both = both[~both.duplicated(["digest", "device", "metric", "time", "value"])]
+    grown = MeasurementTable(both, table.graphs, table.families)
+    save_table(out, list(table.graphs.stored.values()), grown, {**reasons, **failures})
+    return len(both) - len(table)
 
 
 def load_facts(folder: Path) -> Mapping[str, GraphFacts]:

@@ -6,13 +6,16 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import numpy.typing as npt
 import onnx
 
 from hardsight.errors import BackendError, ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 _IMAGE_OPERATORS = frozenset(
     {
@@ -30,6 +33,8 @@ _ANY_LAYOUT = frozenset(
     }
 )  # fmt: skip
 """Operators through which a tensor keeps its layout."""
+_LEFT_IN_FLOAT = frozenset({"LEAKY_RELU", "ELU", "EXP", "LOG", "ABS", "RELU6", "RELU_0_TO_1"})
+"""Operators with integer kernels in LiteRT, for any scales, that ai-edge-quantizer does not know."""
 
 
 def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
@@ -52,8 +57,6 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
         NotSupportedError: when it has an operator that PyTorch has no words for.
         BackendError: when a tool is missing or fails on the model.
     """
-    from hardsight.datasets.to_torch import to_torch
-
     if any("Quant" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node):
         raise ModelError(
             f"'{model.graph.name}' is quantized already; give the float model, which LiteRT quantizes its own way"
@@ -61,50 +64,30 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
     try:
         import litert_torch
         import torch
+        from ai_edge_quantizer import quantizer  # noqa: F401
     except ImportError as error:
-        raise BackendError(f"conversion to TFLite needs the package 'litert-torch': {error}") from error
-    module = to_torch(model)
-    _reduce_in_place(module)
+        raise BackendError(
+            f"conversion to TFLite needs litert-torch and ai-edge-quantizer: {error}"
+        ) from error
+    from hardsight.datasets._tflite_words import reword
+    from hardsight.datasets.quantize import random_feeds
+    from hardsight.datasets.to_torch import to_torch
+
+    feeds = [torch.from_numpy(feed) for feed in random_feeds(model).values()]
+    module: torch.nn.Module = to_torch(model)
+    disguised = reword(module, feeds)
     images, made = _images(model)
-    arguments = tuple(
-        argument.movedim(1, -1).contiguous() if i in images else argument
-        for i, argument in enumerate(_arguments(model))
-    )
     if images or made:
+        feeds = [f.movedim(1, -1).contiguous() if i in images else f for i, f in enumerate(feeds)]
         module = litert_torch.to_channel_last_io(module, args=images, outputs=made).eval()
     with _quiet(), torch.no_grad(), _reasons(model, "litert-torch could not convert"):
-        converted = bytes(litert_torch.convert(module, arguments).model_content())
+        converted = bytes(litert_torch.convert(module, tuple(feeds)).model_content())
+    if disguised:
+        converted = _unmask(converted)
     if not int8:
         return converted
     with _quiet(), _reasons(model, "ai-edge-quantizer could not quantize"):
-        return _quantized(converted, [argument.numpy() for argument in arguments])
-
-
-def _arguments(model: onnx.ModelProto) -> list[Any]:
-    """One random input for every argument of the module; integers are zeros and ones, valid as ids and masks."""
-    import torch
-
-    from hardsight.datasets.quantize import random_feeds
-
-    return [torch.from_numpy(feed) for feed in random_feeds(model).values()]
-
-
-def _reduce_in_place(module: Any) -> None:
-    """Have means keep their dimensions and lose them afterwards.
-
-    litert-torch moves a reduction to channels last only if it keeps four dimensions, and Vela leaves a mean over
-    the last two of four to the CPU.
-    """
-    import torch
-
-    for node in list(module.graph.nodes):
-        if node.target in (torch.mean, torch.amax) and len(node.args) == 3 and node.args[2] is False:
-            value, axes, _ = node.args
-            node.args = (value, axes, True)
-            with module.graph.inserting_after(node):
-                squeezed = module.graph.call_function(torch.squeeze, (node, tuple(axes)))
-            node.replace_all_uses_with(squeezed, delete_user_cb=lambda user, new=squeezed: user is not new)
-    module.recompile()
+        return _fold(_quantized(converted, [f.numpy() for f in feeds]))
 
 
 def _images(model: onnx.ModelProto) -> tuple[list[int], list[int]]:
@@ -143,16 +126,80 @@ def _leads_to_image(start: str, neighbours: dict[str, list[onnx.NodeProto]], sid
     return False
 
 
-def _quantized(model: bytes, sample: list[np.ndarray[Any, Any]]) -> bytes:
+def _quantized(model: bytes, sample: Sequence[npt.NDArray[Any]]) -> bytes:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
-    signatures = Interpreter(model_content=model).get_signature_list()
-    ((name, signature),) = signatures.items()
-    feeds = dict(zip(signature["inputs"], sample, strict=True))
+    reader = Interpreter(model_content=model)
+    ((name, signature),) = reader.get_signature_list().items()
+    inputs = reader.get_signature_runner(name).get_input_details()
+    feeds = {
+        key: feed.astype(inputs[key]["dtype"]) for key, feed in zip(signature["inputs"], sample, strict=True)
+    }
     tool = quantizer.Quantizer(model, recipe.static_wi8_ai8())
     ranges = tool.calibrate({name: [feeds]})
     return bytes(tool.quantize(ranges).quantized_model)
+
+
+def _unmask(model: bytes) -> bytes:
+    """Cosines back to the ELUs that they stood for."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    root, names = _read(model)
+    for code, name in zip(root.operatorCodes, names, strict=True):
+        if name == "COS":
+            code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ELU
+    return _write(root)
+
+
+def _fold(model: bytes) -> bytes:
+    """Take away dequantizations around operators that could have stayed in integers.
+
+    int8 → Dequantize → LeakyRelu → Quantize → int8 becomes int8 → LeakyRelu → int8, with the scales there are.
+    """
+    root, names = _read(model)
+    (graph,) = root.subgraphs
+    producers = {tensor: op for op in graph.operators for tensor in op.outputs}
+    readers: dict[int, list[Any]] = {tensor: [None] for tensor in graph.outputs}
+    for op in graph.operators:
+        for tensor in op.inputs:
+            readers.setdefault(tensor, []).append(op)
+    gone: set[int] = set()
+    for op in graph.operators:
+        if names[op.opcodeIndex] not in _LEFT_IN_FLOAT:
+            continue
+        before, after = producers.get(op.inputs[0]), readers[op.outputs[0]]
+        if (
+            before is not None
+            and names[before.opcodeIndex] == "DEQUANTIZE"
+            and len(after) == 1
+            and after[0] is not None
+            and names[after[0].opcodeIndex] == "QUANTIZE"
+        ):
+            readers[op.inputs[0]].remove(op)
+            gone |= {id(after[0])} if readers[op.inputs[0]] else {id(after[0]), id(before)}
+            op.inputs, op.outputs = [before.inputs[0], *op.inputs[1:]], after[0].outputs
+    if not gone:
+        return model
+    graph.operators = [op for op in graph.operators if id(op) not in gone]
+    return _write(root)
+
+
+def _read(model: bytes) -> tuple[Any, list[str]]:
+    """The file as objects, and the name of each of its operator codes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.ModelT.InitFromPackedBuf(model, 0)
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    return root, [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in root.operatorCodes]
+
+
+def _write(root: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder()
+    builder.Finish(root.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 @contextlib.contextmanager

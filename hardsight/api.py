@@ -237,25 +237,38 @@ def adapt(
     """Make a predictor for a device from a handful of measurements.
 
     Args:
-        device: what was measured, or is to be measured here.
-        name: name of the new device; by default the device's own.
+        device: what was measured, or is to be measured here; the results of a kit say it themselves.
+        name: name of the new device; by default the device's own, and that of a kit. Lines that 'hardsight
+            measure' printed need it.
         measurements: file of measurements taken elsewhere; None measures reference networks on this machine.
         samples: reference networks to measure.
         progress: called after each.
 
     Raises:
+        InputError: a name is missing, malformed, or taken by the package.
         DataError: the measurements cannot be used.
         BackendError: this machine cannot be measured.
         StorageError: the result cannot be written.
     """
-    from hardsight.predictors.adapt import adapt_here, adapt_to, read_measurements
+    from hardsight.datasets.store import load_shipped
+    from hardsight.predictors.adapt import adapt_here, adapt_to
+    from hardsight.predictors.measured import is_kit, read_measured
 
     if name is not None:
         check_device_name(name)
     if measurements is None:
         return adapt_here(device, samples, save_as=name, progress=progress)
-    known = get_device(device)
-    return adapt_to(read_measurements(Path(measurements), device), known, name or device)
+    if name is None and not is_kit(Path(measurements)):
+        raise InputError(
+            "measurements taken elsewhere need a name for the device: --name NEW, for example --name "
+            "my-phone/onnxruntime/fp32-t1"
+        )
+    measured = read_measured(Path(measurements), load_shipped().graphs, device)
+    if measured.device is not None and name is None:
+        check_device_name(measured.device.name)
+    target = measured.device or get_device(device)
+    notes = [f"left out: {reason}" for reason in measured.failures.values()]
+    return adapt_to(measured.table, target, name or target.name, notes=notes)
 
 
 def check_device_name(name: str) -> None:

@@ -12,13 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hardsight.api import HERE, check_device_name
-from hardsight.device import get_device
-from hardsight.errors import UnknownNameError
+from hardsight.device import HOST, get_device
+from hardsight.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hardsight.datasets.agreement import Agreement
     from hardsight.datasets.build import Recipe
+    from hardsight.datasets.kit import Kit
+    from hardsight.datasets.summary import DeviceCoverage, GraphCount, LabelSummary
     from hardsight.measurement import MeasurementTable
     from hardsight.nas.report import SearchReport
     from hardsight.predictors.training import TrainResult
@@ -85,32 +88,164 @@ def load_dataset(folder: Path | None = None) -> MeasurementTable:
     return load_shipped() if folder is None else load_table(folder)
 
 
-class LabelSummary(NamedTuple):
-    """Labels of one metric on one device, in SI units; ``spread`` is the median of the relative ones."""
-
-    device: str
-    metric: str
-    labels: int
-    smallest: float
-    median: float
-    largest: float
-    spread: float
-
-
 def describe_dataset(table: MeasurementTable) -> list[LabelSummary]:
     """One summary per device and metric."""
-    return [
-        LabelSummary(
-            str(device),
-            str(metric),
-            len(rows),
-            float(rows["value"].min()),
-            float(rows["value"].median()),
-            float(rows["value"].max()),
-            float(rows["spread"].median()),
+    from hardsight.datasets.summary import summarise_labels
+
+    return summarise_labels(table)
+
+
+class DatasetSummary(NamedTuple):
+    """What a data set holds.
+
+    Args:
+        labels: one summary per device and metric.
+        devices: one per device, with what is missing and why.
+        graphs: how many of each family and precision.
+        total: of ``graphs``, ``families``, ``devices``, ``labels`` and ``missing`` cells.
+    """
+
+    labels: list[LabelSummary]
+    devices: list[DeviceCoverage]
+    graphs: list[GraphCount]
+    total: dict[str, int]
+
+
+def summarise_dataset(folder: Path | None = None) -> DatasetSummary:
+    """Everything that ``hardsight dataset info`` prints, of a folder or of the package's data set."""
+    from hardsight.datasets import store, summary
+
+    table = load_dataset(folder)
+    where = folder or store.shipped_folder()
+    labels = summary.summarise_labels(table)
+    devices = summary.summarise_devices(table, store.load_failures(where))
+    graphs = summary.count_graphs(store.load_facts(where))
+    total = {
+        "graphs": len(table.graphs),
+        "families": len({g.family for g in graphs}),
+        "devices": len(devices),
+        "labels": len(table),
+        "missing": sum(d.failed + d.untried for d in devices),
+    }
+    return DatasetSummary(labels, devices, graphs, total)
+
+
+def plot_dataset(out: Path, folder: Path | None = None) -> list[Path]:
+    """Pictures of what a data set covers, as PNG files in ``out``."""
+    from hardsight.datasets.plots import save_plots
+    from hardsight.datasets.store import load_facts, shipped_folder
+
+    return save_plots(out, load_dataset(folder), load_facts(folder or shipped_folder()))
+
+
+def compare_labels(a: Path, b: Path) -> list[Agreement]:
+    """How far two sets of labels agree on the graphs that both have.
+
+    Args:
+        a: folder of a data set, or file of measurements (of networks of the package).
+        b: as ``a``, taken independently.
+
+    Raises:
+        DataError: they have no label in common, or cannot be read.
+    """
+    from hardsight.datasets import agreement
+
+    return agreement.compare_labels(_labels_in(a), _labels_in(b))
+
+
+def _labels_in(path: Path) -> MeasurementTable:
+    from hardsight.predictors.measured import read_measured
+
+    return load_dataset(path) if path.is_dir() else read_measured(path, load_dataset().graphs).table
+
+
+class Imported(NamedTuple):
+    """What `import_measurements` did.
+
+    Args:
+        device: name that the labels got.
+        labels: new ones.
+        repeated: labels that were there already.
+        failed: new cells with a reason instead of a label.
+    """
+
+    device: str
+    labels: int
+    repeated: int
+    failed: int
+
+
+def import_measurements(
+    file: Path, *, data: Path | None = None, out: Path | None = None, name: str | None = None
+) -> Imported:
+    """Add measurements taken elsewhere to a data set.
+
+    Args:
+        file: results of a kit, or lines of ``hardsight measure --json``, of networks of the data set.
+        data: folder of the data set to add to; None means the one of the package.
+        out: folder to write; ``data`` by default.
+        name: device name to write; by default the one in the file.
+
+    Raises:
+        InputError: there is neither ``data`` nor ``out``; the device has no name of its own.
+        DataError: the file does not match the data set.
+        StorageError: a folder cannot be read or written.
+    """
+    from hardsight.datasets.store import add_labels, shipped_folder
+    from hardsight.predictors.measured import read_measured
+
+    if out is None and data is None:
+        raise InputError("the data set of the package is not changed; give --out FOLDER, or --data FOLDER")
+    if name is not None:
+        check_device_name(name)
+    base = data or shipped_folder()
+    measured = read_measured(file, load_dataset(data).graphs)
+    (found,) = measured.table.devices
+    device = name or found
+    if device.startswith(f"{HOST}/"):
+        raise InputError(
+            f"{file} is of '{device}', which means another machine everywhere; give --name NEW, for example "
+            f"--name my-board/{device.split('/', 1)[1]}"
         )
-        for (device, metric), rows in table.rows.groupby(["device", "metric"])
-    ]
+    rows = measured.table.rows.assign(device=device)
+    failures = {(digest, device): reason for (digest, _), reason in measured.failures.items()}
+    new = add_labels(base, out or base, rows, failures)
+    return Imported(device, new, len(rows) - new, len(failures))
+
+
+def convert_dataset(folder: Path) -> bool:
+    """Rewrite a data set of an older schema in the present one, in place; False when it was of that already."""
+    from hardsight.datasets.convert import convert
+
+    return convert(folder)
+
+
+def build_kit(device: str, out: Path, *, networks: int = 14, progress: Progress | None = None) -> Kit:
+    """Pack reference networks and a script that measures them where Hardsight is not installed.
+
+    Args:
+        device: name that the measured machine shall have, for example ``my-phone/onnxruntime/fp32-t1``.
+        out: zip file to write.
+        networks: how many.
+        progress: called after each.
+
+    Raises:
+        InputError: no kit can be made for such a device.
+        BackendError: a tool that the networks' format needs is not here.
+        StorageError: the file cannot be written.
+    """
+    from hardsight.datasets.kit import kit_device, write_kit
+    from hardsight.predictors.adapt import reference_networks
+
+    check_device_name(device)
+    if device.startswith(f"{HOST}/"):
+        raise InputError(
+            f"a kit is for another machine, and '{device}' means this one; name that machine, for example "
+            f"my-board/{device.split('/', 1)[1]}, or run 'hardsight adapt --here'"
+        )
+    target = kit_device(device)
+    chosen = reference_networks(target, networks, only_float=target.runtime != "onnxruntime")
+    return write_kit(out, target, chosen, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,17 @@ from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
 from hardsight.predictors.measured import read_measurements
 from hardsight.predictors.persist import made_folder, save_predictor
 
-__all__ = ["AdaptReport", "adapt_here", "adapt_to", "choose_references", "read_measurements"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "AdaptReport",
+    "adapt_here",
+    "adapt_to",
+    "choose_references",
+    "read_measurements",
+    "reference_networks",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,26 +80,17 @@ def adapt_here(
         BackendError: when none of the networks could be measured.
     """
     from hardsight.datasets.profilers import get_profiler
-    from hardsight.datasets.store import GraphStore, load_shipped
-    from hardsight.predictors import load_shipped_predictor
+    from hardsight.datasets.store import load_shipped
 
-    if not MIN_SAMPLES <= samples <= MAX_SAMPLES:
-        raise DataError(f"samples is {samples}; expected {MIN_SAMPLES} to {MAX_SAMPLES}")
     device = get_device(name)
     profiler = get_profiler(device)
     profiler.check()
-    predictor, table = load_shipped_predictor(), load_shipped()
-    source = _source_devices(predictor, device)[0]
-    chosen = choose_references(predictor, source, table, samples)
-    assert isinstance(table.graphs, GraphStore)
-    import onnx
-
+    chosen = reference_networks(device, samples)
     labels: list[Measurement] = []
     failed: list[str] = []
-    for i, digest in enumerate(chosen):
+    for i, model in enumerate(chosen.values()):
         if progress:
             progress("measuring reference networks", i, len(chosen))
-        model = onnx.load_from_string(table.graphs.stored[digest].onnx)
         try:
             labels += profiler.measure(model, device, budget_s=_BUDGET_S)
         except BackendError as error:  # one network that fails here does not cost the others
@@ -103,8 +104,42 @@ def adapt_here(
     notes = [f"{metric} is not covered: {reason}" for metric, reason in profiler.unavailable().items()]
     notes += [f"left out: {reason}" for reason in failed]
     return adapt_to(
-        MeasurementTable.from_measurements(labels, table.graphs), device, save_as or name, notes=notes
+        MeasurementTable.from_measurements(labels, load_shipped().graphs),
+        device,
+        save_as or name,
+        notes=notes,
     )
+
+
+def reference_networks(
+    device: Device, samples: int, *, only_float: bool = False
+) -> dict[str, onnx.ModelProto]:
+    """Networks to measure on a new device, weightless, by digest: what `choose_references` finds in the package's data.
+
+    Args:
+        device: to be measured.
+        samples: how many (1 to 50).
+        only_float: leave out those that are quantized already, for a runtime that quantizes its own way.
+
+    Raises:
+        DataError: when ``samples`` is out of range.
+        NotSupportedError: when no known device resembles it.
+    """
+    import onnx
+
+    from hardsight.datasets.store import GraphStore, load_shipped
+    from hardsight.predictors import load_shipped_predictor
+
+    if not MIN_SAMPLES <= samples <= MAX_SAMPLES:
+        raise DataError(f"samples is {samples}; expected {MIN_SAMPLES} to {MAX_SAMPLES}")
+    predictor, table = load_shipped_predictor(), load_shipped()
+    graphs = table.graphs
+    assert isinstance(graphs, GraphStore)
+    if only_float:
+        table = table.select(digests=[d for d, facts in graphs.facts.items() if not facts.twin])
+    source = _source_devices(predictor, device)[0]
+    chosen = choose_references(predictor, source, table, samples)
+    return {digest: onnx.load_from_string(graphs.stored[digest].onnx) for digest in chosen}
 
 
 def adapt_to(

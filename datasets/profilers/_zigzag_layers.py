@@ -33,7 +33,9 @@ def layers(graph: OperatorGraph) -> Counter[str]:
     """
     if graph.unknown_ops:
         listed = ", ".join(f"{op} ({n})" for op, n in sorted(graph.unknown_ops.items()))
-        raise BackendError(f"'{graph.name}' has operators without a cost rule: {listed}; ZigZag cannot price it")
+        raise BackendError(
+            f"'{graph.name}' has operators without a cost rule: {listed}; ZigZag cannot price it"
+        )
     found: Counter[str] = Counter()
     for op in graph.operators:
         if op.macs:

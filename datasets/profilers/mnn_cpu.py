@@ -16,7 +16,7 @@ from hardsight.errors import BackendError
 class MnnProfiler(CpuRuntimeProfiler):
     """Alibaba's MNN: its own converter with its default passes, then the Module API.
 
-    Precision is ``high``, MNN's word for fp32 whatever the processor offers. An inference is one
+    Precision is ``high``, MNN's word for fp32 (on x86 the others are no faster). An inference is one
     ``Module.forward``, which runs synchronously, and a look at each output, which copies nothing.
 
     The converter is called in the extension module ``_tools``, as ``MNN.tools.mnnconvert`` does: that wrapper
@@ -27,15 +27,19 @@ class MnnProfiler(CpuRuntimeProfiler):
     runtime = "mnn"
     package = "MNN"
     extra = "mnn"
+    converter_packages = ("onnx",)
 
     @staticmethod
     def convert(model: str, folder: str, mode: str) -> str:
         import _tools
+        import onnx
 
         path = Path(folder) / "model.mnn"
-        arguments = {"-f": "ONNX", "--modelFile": model, "--MNNModel": str(path), "--bizCode": "hardsight"}
+        arguments = ["-f", "ONNX", "--modelFile", model, "--MNNModel", str(path), "--bizCode", "hardsight"]
+        if any(node.op_type == "LSTM" for node in onnx.load(model, load_external_data=False).graph.node):
+            arguments.append("--useOriginRNNImpl")  # made a loop, MNN's default, most LSTMs crash it
         with printed() as out:
-            _tools.mnnconvert(["mnnconvert", *(word for pair in arguments.items() for word in pair)])
+            _tools.mnnconvert(["mnnconvert", *arguments])
             said = out.text()
         if not path.exists():  # it returns True all the same
             unknown = re.search(r"These Op Not Support: (.*)", said)

@@ -20,6 +20,14 @@ SOURCES = {
     "ec-nas-7v": "hardsight.datasets.sources.ecnas:EcNas7v",
     "timm": "hardsight.datasets.sources.timm_throughput:TimmThroughput",
     "perfcastdb": "hardsight.datasets.sources.perfcastdb:PerfCastDb",
+    "help-nb201": "hardsight.datasets.sources.help:HelpNb201",
+    "help-fbnet": "hardsight.datasets.sources.help:HelpFbnet",
+    "help-ofa": "hardsight.datasets.sources.help:HelpOfa",
+    "nb201-accuracy": "hardsight.datasets.sources.nb201_accuracy:Nb201Accuracy",
+    "nb201-zero-cost": "hardsight.datasets.sources.nb201_accuracy:Nb201ZeroCost",
+    "hat": "hardsight.datasets.sources.hat:Hat",
+    "tf-nas": "hardsight.datasets.sources.tfnas:TfNas",
+    "nas-bench-macro": "hardsight.datasets.sources.nas_bench_macro:NasBenchMacro",
 }
 """One line per source: short name to ``module:Class``."""
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hardsight.device import Device
 from hardsight.errors import DataError, NotSupportedError
-from hardsight.measurement import COLUMNS, MeasurementTable
+from hardsight.measurement import COLUMNS, MAY_BE_ZERO, MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.progress import Progress
 
@@ -174,7 +174,9 @@ def published(
     repeats: npt.ArrayLike = 1,
     versions: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Rows of a `MeasurementTable` with the provenance "published"; a NaN is a gap and gives no row.
+    """Rows of a `MeasurementTable` with the provenance "published".
+
+    A NaN is a gap and gives no row. Several values of one graph give one: their median, with the spread among them.
 
     Args:
         digests: of the graphs, ``(n,)``.
@@ -191,8 +193,7 @@ def published(
     import pandas as pd
 
     value = np.asarray(values, dtype=np.float64)
-    may_be_zero = metric is Metric.ACCURACY or metric.integer
-    bad = np.isinf(value) | (value < 0) | ((value == 0) & (not may_be_zero))
+    bad = np.isinf(value) | (value < 0) | ((value == 0) & (metric not in MAY_BE_ZERO))
     if bad.any():
         raise DataError(
             f"{int(bad.sum())} published values of {metric} on {device} cannot be labels, "
@@ -212,4 +213,24 @@ def published(
         },
         columns=list(COLUMNS),
     )
-    return frame[~np.isnan(value)]
+    return _one_per_graph(frame[~np.isnan(value)])
+
+
+def _one_per_graph(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one device and metric, where a graph that comes several times has its median."""
+    several = rows[rows.duplicated("digest", keep=False)].groupby("digest")
+    merged = rows.drop_duplicates("digest").set_index("digest")
+    for column, value in (
+        ("value", several["value"].median()),
+        ("spread", several["value"].agg(_spread)),
+        ("repeats", several["repeats"].sum()),
+    ):
+        merged.loc[value.index, column] = value
+    return merged.reset_index()[list(COLUMNS)]
+
+
+def _spread(values: pd.Series) -> float:
+    """Relative half-width of the median's 95 % interval; of a count that is zero, zero."""
+    from hardsight.datasets.profilers._worker import median_spread
+
+    return median_spread(list(values))[1] if values.median() else 0.0

@@ -2,7 +2,7 @@
 
 A search space has thousands of members made of a few dozen blocks. `OnnxBlocks` writes a member as ONNX;
 `GraphBlocks` makes its `OperatorGraph` at once, from blocks that went through `OnnxBuilder` and `read_onnx`
-the first time they were met. Both give the same digest, which tests/datasets/test_source_graphs.py proves: what a
+the first time they were met. Both give the same digest, which tests/datasets/test_sources_graphs.py proves: what a
 block becomes depends on nothing but its inputs' shapes, since no operator here is quantized.
 
 A block is a function of an `OnnxBuilder`, the names of its inputs, and settings::

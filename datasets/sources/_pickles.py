@@ -53,7 +53,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_torch(path: Path) -> Any:
-    """Tensors and containers of a file that ``torch.save`` wrote.
+    """Tensors, numpy arrays and containers of a file that ``torch.save`` wrote.
 
     Raises:
         DataError: the file is torn, or holds anything else; that is not run.
@@ -61,6 +61,19 @@ def read_torch(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_array_parts()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the same
         raise DataError(f"'{path}' is not read, for it is not plain tensors: {error}") from error
+
+
+def _array_parts() -> list[Any]:
+    """What the pickle of a numpy array names, under numpy's old and new module."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    functions = [getattr(multiarray, name) for name in ("_reconstruct", "scalar")]
+    old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
+    new = [(function, f"numpy._core.multiarray.{function.__name__}") for function in functions]
+    types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")]
+    return [*old, *new, np.ndarray, np.dtype, *types]

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,25 @@ def fetch(
     with _storage(raw):
         raw.mkdir(parents=True, exist_ok=True)
         originals = tuple(_original(file, raw, mirror, progress, pause_s) for file in source.files)
-        _convert(source, raw, plain)
+        try:
+            _convert(source, raw, plain)
+        except DataError:
+            _forget(originals)
+            raise
     return Fetched(plain, originals)
+
+
+def _forget(originals: Iterable[Original]) -> None:
+    """Delete what was taken on trust, so that the next call asks for it again."""
+    for original in originals:
+        if not original.verified:
+            original.path.unlink()
+            _record(original.path).unlink()
+
+
+def _record(path: Path) -> Path:
+    """Where the checksum of an original is written down."""
+    return path.with_name(path.name + ".sha256")
 
 
 def _convert(source: Source, raw: Path, plain: Path) -> None:
@@ -112,8 +129,9 @@ def _original(
 ) -> Original:
     path = raw / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = path.with_name(path.name + ".sha256")
-    expected = file.sha256 or (record.read_text().split()[0] if record.is_file() else None)
+    record = _record(path)
+    recorded = record.read_text().split() if record.is_file() else []
+    expected = file.sha256 or (recorded[0] if recorded else None)
     if path.is_file() and (digest := _sha256(path)) == expected:
         return Original(file, path, digest)
     part = path.with_name(path.name + ".part")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hardsight.datasets.profilers._worker import median_spread
 from hardsight.datasets.sources._base import RemoteFile, Source, github, published, read_csv
 from hardsight.datasets.sources._graphs import lazy_graphs
 from hardsight.datasets.sources._hls4ml import layer
@@ -176,24 +175,21 @@ class NTorc(Source):
     def process(self, folder: Path) -> MeasurementTable:
         import pandas as pd
 
-        groups = self.table(folder).groupby(["kind", *_SIZES, "metric"])["value"]
-        labels = groups.agg(median="median", repeats="size", spread=_spread).reset_index()
-        keys = [_key(row.kind, row.inputs, row.outputs, row.length, row.reuse) for row in labels.itertuples()]
+        frame = self.table(folder)
+        keys = [_key(*row) for row in zip(*(frame[name] for name in ("kind", *_SIZES)), strict=True)]
         digests, graphs = lazy_graphs(self.name, keys, layer, self.progress)
-        digest = pd.Series(digests, index=labels.index)
+        digest = pd.Series(digests, index=frame.index)
         # what the designs' generator does: reuse factor 1 selects the latency strategy
-        strategy = labels["reuse"].eq(1).map({True: "latency", False: "resource"})
+        strategy = frame["reuse"].eq(1).map({True: "latency", False: "resource"})
         rows = [
             published(
                 digest[group.index],
                 f"xczu7ev/hls4ml/{name}",
                 Metric(metric),
-                group["median"],
-                spread=group["spread"],
-                repeats=group["repeats"],
+                group["value"],
                 versions={"source": self.name, "vivado_hls": "2019.1"},
             )
-            for (name, metric), group in labels.groupby([strategy, "metric"])
+            for (name, metric), group in frame.groupby([strategy, "metric"])
         ]
         families = {d: f"{self.name} {' '.join(k.split()[:-2])}" for d, k in zip(digests, keys, strict=True)}
         return MeasurementTable(pd.concat(rows, ignore_index=True), graphs, families)
@@ -202,8 +198,3 @@ class NTorc(Source):
 def _key(kind: str, inputs: int, outputs: int, length: int, reuse: int) -> str:
     sizes = f"{inputs} {outputs}" if kind == "dense" else f"{inputs} {outputs} {length}"
     return f"{kind} {sizes} {_BITS} {reuse}"
-
-
-def _spread(values: pd.Series) -> float:
-    """Relative half-width of the median's 95 % interval; of a count that is zero, zero."""
-    return median_spread(list(values))[1] if values.median() else 0.0

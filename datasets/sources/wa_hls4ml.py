@@ -86,7 +86,13 @@ class WaHls4ml(Source):
         digests, graphs = lazy_graphs(self.name, keys, layer, self.progress)
         digest = pd.Series(digests, index=done.index)
         rows = [
-            published(digest[group.index], f"xcvu13p/hls4ml/{strategy}", metric, group[column])
+            published(
+                digest[group.index],
+                f"xcvu13p/hls4ml/{strategy}",
+                metric,
+                group[column],
+                versions={"source": self.name},
+            )
             for strategy, group in done.groupby("strategy")
             for metric, column in _METRICS.items()
         ]

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from hardsight import __version__
-from hardsight.cli import adapt, check, dataset, devices, evaluate, measure, predict, report, search, train
+from hardsight.cli import (
+    adapt,
+    check,
+    dataset,
+    devices,
+    evaluate,
+    kit,
+    measure,
+    predict,
+    report,
+    search,
+    train,
+)
 
 app = typer.Typer(
     name="hardsight",
@@ -45,6 +57,7 @@ for _command in (
     measure.measure,
     devices.devices,
     adapt.adapt,
+    kit.kit,
     train.train,
     evaluate.evaluate,
     search.search,

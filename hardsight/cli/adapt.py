@@ -19,7 +19,9 @@ def adapt(
     measurements: Annotated[
         Path | None,
         typer.Option(
-            "--measurements", metavar="FILE", help="Use these: lines that 'hardsight measure --json' printed."
+            "--measurements",
+            metavar="FILE",
+            help="Use these: lines that 'hardsight measure --json' printed, or the results of a kit.",
         ),
     ] = None,
     device: _flags.DeviceName = HERE,
@@ -28,7 +30,8 @@ def adapt(
         typer.Option(
             "--name",
             metavar="NEW",
-            help="Name of the new device; needed with --measurements; with --here, by default the same.",
+            help="Name of the new device; needed with --measurements, unless they are a kit's; with --here, "
+            "by default the same.",
         ),
     ] = None,
     samples: Annotated[
@@ -47,8 +50,6 @@ def adapt(
         raise InputError(
             "give either --here, to measure this machine, or --measurements FILE, taken elsewhere"
         )
-    if measurements is not None and name is None:
-        raise InputError("--measurements needs --name NEW, for example --name my-phone/onnxruntime/fp32-t1")
     with progress_bars() as progress:
         report = api.adapt(
             device=device, name=name, measurements=measurements, samples=samples, progress=progress

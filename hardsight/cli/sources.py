@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hardsight.cli import _flags, _show
-from hardsight.errors import DataError, NotSupportedError
+from hardsight.errors import DataError
 from hardsight.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def sources(as_json: _flags.AsJson = False) -> None:
-    """List the public tables: rows, licence, what to cite, and whether they are on this machine."""
+    """List public tables of measurements.
+
+    With rows, licence, what to cite, and whether a copy is on this machine.
+    """
     from hardsight.datasets.sources import SOURCES, get_source
 
     known = [get_source(name) for name in SOURCES]
@@ -56,27 +59,25 @@ def fetch(
         ),
     ] = None,
 ) -> None:
-    """Download a public table, verify it and convert it; goes on where an earlier call stopped."""
+    """Download, verify and convert a public table.
+
+    Goes on where an interrupted call stopped; what is here already is not asked for again.
+    """
     from hardsight.datasets.sources import get_source
     from hardsight.datasets.sources.fetch import fetch as download
 
+    source = get_source(name)
     with progress_bars() as progress:
-        source = get_source(name, progress)
         fetched = download(source, mirror=mirror, progress=progress)
-        try:
-            table = source.process(fetched.folder)
-            found = (
-                f"{len(table):,} labels of {len(table.digests):,} networks on {len(table.devices)} devices"
-            )
-        except NotSupportedError as reason:
-            found = f"no labels, for {reason}"
+    rows = len(source.table(fetched.folder))
     for original in fetched.originals:
         if not original.verified:
             _show.note(
                 f"{original.file.name}: not verified, no checksum of it was ever published; it has the SHA-256 "
                 f"{original.sha256}"
             )
-    _show.note(f"{name}: {found}")
+    devices = ", ".join(device.name for device in source.devices)
+    _show.note(f"{name}: {rows:,} rows; {f'labels of {devices}' if devices else 'a table without labels'}")
     _show.note(f"Folder: {fetched.folder}")
     _show.note(f"Licence: {source.licence}. Cite: {source.citation}")
 

@@ -1,0 +1,165 @@
+"""Saying a module in words that have integer kernels in LiteRT and hardware on a small NPU.
+
+Exporters take composite functions apart, and litert-torch translates the parts one by one: a Gelu becomes a
+polynomial of forty operators, a hard sigmoid two float operators between dequantizations. Every rule here puts
+one such spelling into another that computes the same.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+_REDUCTIONS = (torch.mean, torch.amax, torch.sum)
+
+
+def reword(module: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> bool:
+    """Apply every rule to a module made by `hardsight.datasets.to_torch`, in place.
+
+    Args:
+        arguments: of the shapes that ``forward`` takes; their values are not looked at.
+
+    Returns:
+        whether cosines now stand for ELUs, which litert-torch would take apart into exponentials and selections;
+        no module gets there that has cosines of its own.
+    """
+    _find_shapes(module, arguments)
+    nodes = list(module.graph.nodes)
+    disguised = False
+    if not any(node.target is torch.cos for node in nodes):
+        for node in nodes:
+            if node.target is F.elu and tuple(node.args[1:]) in ((), (1.0,)) and not node.kwargs:
+                node.target, node.args, disguised = torch.cos, node.args[:1], True
+    for node in nodes:
+        if node.op == "call_function" and node.target in _RULES:
+            _RULES[node.target](module.graph, node)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    for node in module.graph.nodes:
+        node.meta.clear()
+    return disguised
+
+
+def _find_shapes(module: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*arguments)
+
+
+def _reduction(graph: fx.Graph, node: fx.Node) -> None:
+    """Keep the dimensions and lose them afterwards; over the last one alone, reduce the rows of a matrix.
+
+    litert-torch moves a reduction to channels last only if it keeps four dimensions, and Vela leaves one over
+    the depth of a tensor with height and width to the CPU.
+    """
+    x, axes, keep = node.args
+    shape = tuple(x.meta["val"].shape)
+    axes = [a % len(shape) for a in axes]
+    with graph.inserting_before(node):
+        if axes == [len(shape) - 1] and math.prod(shape[:-2]) > 1:
+            rows = graph.call_function(torch.reshape, (x, (1, -1, shape[-1])))
+            reduced = graph.call_function(node.target, (rows, [2], True))
+            result = graph.call_function(torch.reshape, (reduced, tuple(node.meta["val"].shape)))
+        elif not keep:
+            reduced = graph.call_function(node.target, (x, axes, True))
+            result = graph.call_function(torch.squeeze, (reduced, tuple(axes)))
+        else:
+            return
+    _replace(node, result)
+
+
+def _division(graph: fx.Graph, node: fx.Node) -> None:
+    """Multiply by the inverse: of a number, or of a square root."""
+    a, b = node.args
+    with graph.inserting_before(node):
+        if isinstance(b, int | float):
+            result = graph.call_function(operator.mul, (a, 1 / b))
+        elif isinstance(b, fx.Node) and b.target is torch.sqrt:
+            result = graph.call_function(torch.rsqrt, (b.args[0],))
+            if a != 1:
+                result = graph.call_function(operator.mul, (a, result))
+        else:
+            return
+    _replace(node, result)
+
+
+def _clamp(graph: fx.Graph, node: fx.Node) -> None:
+    """Between 0 and 1, by the clamp that every kernel has: ``relu6(6 x) / 6``."""
+    if tuple(node.args[1:]) != (0, 1) or node.kwargs:
+        return
+    with graph.inserting_before(node):
+        scaled = graph.call_function(operator.mul, (node.args[0], 6.0))
+        clamped = graph.call_function(F.relu6, (scaled,))
+        _replace(node, graph.call_function(operator.mul, (clamped, 1 / 6)))
+
+
+def _hard_sigmoid(graph: fx.Graph, node: fx.Node) -> None:
+    """``relu6(x + 3) / 6``, its definition."""
+    with graph.inserting_before(node):
+        clamped = graph.call_function(F.relu6, (graph.call_function(operator.add, (node.args[0], 3.0)),))
+        _replace(node, graph.call_function(operator.mul, (clamped, 1 / 6)))
+
+
+def _embedding(graph: fx.Graph, node: fx.Node) -> None:
+    """A table's rows by gathering, which is quantized; LiteRT's own lookup is not."""
+    ids, table = node.args[:2]
+    with graph.inserting_before(node):
+        flat = graph.call_function(torch.reshape, (ids, (-1,)))
+        rows = graph.call_function(torch.index_select, (table, 0, flat))
+        _replace(node, graph.call_function(torch.reshape, (rows, tuple(node.meta["val"].shape))))
+
+
+def _gelu(graph: fx.Graph, node: fx.Node) -> None:
+    """``x (1 + erf(x / √2)) / 2``, factors in any order, as one Gelu."""
+    scaled = node.args[0]
+    if not isinstance(scaled, fx.Node) or scaled.target not in (operator.truediv, operator.mul):
+        return
+    x, factor = scaled.args
+    factor = 1 / factor if scaled.target is operator.truediv and isinstance(factor, float) else factor
+    if not isinstance(factor, float) or not math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5):
+        return
+    gate = _only_user(node)
+    if gate is None or gate.target is not operator.add or 1 not in gate.args:
+        return
+    product, factors = gate, list[Any]()
+    while (user := _only_user(product)) is not None and user.target is operator.mul and len(factors) < 2:
+        factors += [other for other in user.args if other is not product]
+        product = user
+        if _is_half(factors, x):
+            with graph.inserting_after(product):
+                _replace(product, graph.call_function(F.gelu, (x,)))
+            return
+
+
+def _is_half(factors: list[Any], x: fx.Node) -> bool:
+    """Whether the factors are x and one half, in two pieces or in one product."""
+    if len(factors) == 1 and isinstance(factors[0], fx.Node) and factors[0].target is operator.mul:
+        factors = list(factors[0].args)
+    return len(factors) == 2 and x in factors and 0.5 in factors
+
+
+def _replace(node: fx.Node, result: fx.Node) -> None:
+    result.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(result)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+_RULES: dict[Callable[..., Any], Callable[[fx.Graph, fx.Node], None]] = {
+    **dict.fromkeys(_REDUCTIONS, _reduction),
+    operator.truediv: _division,
+    torch.clamp: _clamp,
+    F.hardsigmoid: _hard_sigmoid,
+    F.embedding: _embedding,
+    torch.erf: _gelu,
+}

@@ -1,0 +1,171 @@
+"""Worker process of the ZigZag profiler: one JSON request a line in, one JSON answer a line out.
+
+It imports ZigZag once, and keeps its log messages and prints away from the answers. Nothing is written to disk:
+the stages that save and draw are left out, which also makes it nine times faster than ZigZag's own entry point.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Generator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import zigzag
+from zigzag.mapping.temporal_mapping import TemporalMappingType
+from zigzag.opt.loma.engine import LomaEngine
+from zigzag.parser.workload_factory import LayerNodeFactory
+from zigzag.stages.evaluation.cost_model_evaluation import CostModelStage
+from zigzag.stages.mapping.spatial_mapping_generation import SpatialMappingGeneratorStage
+from zigzag.stages.mapping.temporal_mapping_generator_stage import TemporalMappingGeneratorStage
+from zigzag.stages.parser.accelerator_parser import AcceleratorParserStage
+from zigzag.stages.parser.workload_parser import WorkloadParserStage
+
+_INPUTS: Final = Path(zigzag.__file__).parent / "inputs"
+_LPF_LIMIT: Final = 3
+_PAIRS: Final = (("OX", "OY"), ("FX", "FY"))
+
+
+class _Orders(LomaEngine):  # type: ignore[misc]
+    """LOMA's loop orders; of a layer that is the same along x and y, only those with x outside of neither pair.
+
+    Swapping x and y then changes nothing. Mixing them (image columns with kernel rows) keeps more input per level
+    than columns with columns, and in all the layers tried was never better.
+    """
+
+    def ordering_generator(self) -> Generator[list[tuple[Any, int]], None, None]:
+        pairs = _PAIRS if self._is_square() else ()
+        for order in super().ordering_generator():
+            names = [dim.name for dim, _ in order]
+            if all(x not in names or y not in names or names.index(x) < names.index(y) for x, y in pairs):
+                yield order
+
+    def _is_square(self) -> bool:
+        """Whether sizes, temporal loops, strides and dilations agree along x and y."""
+        sizes = {dim.name: size for dim, size in self.layer.layer_dim_sizes.items()}
+        loops = {dim.name: size for dim, size in self.temporal_loop_dim_size.items()}
+        inputs = list(self.layer.pr_layer_dim_sizes.data.values())
+        factors = [[factor for _, factor in pair] for pair in self.layer.pr_scaling_factors.values()]
+        return (
+            all(sizes.get(x) == sizes.get(y) and loops.get(x) == loops.get(y) for x, y in _PAIRS)
+            and inputs[1:] == inputs[:-1]
+            and factors[1:] == factors[:-1]
+        )
+
+
+class _Search(TemporalMappingGeneratorStage):  # type: ignore[misc]
+    """The temporal mappings of `_Orders`, those with the same cost once.
+
+    The cost model sees of the loops inside one memory level only their product by dimension, and how much of it
+    is on top and irrelevant (or relevant) to the operand.
+    """
+
+    def generate_temporal_mappings(self) -> Generator[Any, None, None]:
+        engine = _Orders(
+            accelerator=self.accelerator,
+            layer=self.layer,
+            spatial_mapping=self.spatial_mapping,
+            mapping_type=self.mapping_type,
+            **self.kwargs,
+        )
+        seen: set[object] = set()
+        for mapping in engine.run():
+            if (key := _what_costs(mapping)) not in seen:
+                seen.add(key)
+                yield mapping
+
+
+def _what_costs(mapping: Any) -> object:
+    return tuple(
+        (
+            tuple(_by_dimension(loops) for loops in levels),
+            tuple(mapping.top_r_loop_size[operand]),
+            tuple(mapping.top_ir_loop_size[operand]),
+            mapping.mac_level_data_stationary_cycle[operand],
+        )
+        for operand, levels in mapping.mapping_dic_stationary.items()
+    )
+
+
+def _by_dimension(loops: list[tuple[Any, int]]) -> frozenset[tuple[str, int]]:
+    sizes: dict[str, int] = {}
+    for dim, size in loops:
+        sizes[dim.name] = sizes.get(dim.name, 1) * size
+    return frozenset(sizes.items())
+
+
+@cache
+def architecture(hardware: str, mapping: str) -> tuple[Any, list[dict[str, Any]]]:
+    """ZigZag's accelerator and mapping, from the files of these names that it ships."""
+    accelerator = AcceleratorParserStage.parse_accelerator(str(_INPUTS / "hardware" / f"{hardware}.yaml"))
+    return accelerator, WorkloadParserStage.parse_mapping_data(str(_INPUTS / "mapping" / f"{mapping}.yaml"))
+
+
+def price(
+    layer: dict[str, Any], hardware: str, mapping: str, *, exhaustive: bool = False
+) -> tuple[float, float]:
+    """Clock cycles and picojoules of one layer under its fastest mapping; of two as fast, the frugal one.
+
+    Args:
+        layer: in the form of ZigZag's workload files, without id, name and sources.
+        hardware: stem of a shipped hardware file.
+        mapping: stem of a shipped mapping file.
+        exhaustive: search every loop order, as ZigZag's own entry point does.
+    """
+    accelerator, mappings = architecture(hardware, mapping)
+    node = {
+        **layer,
+        "id": 1,
+        "name": "layer",
+        "operand_source": {"W": 1, "I": 0},
+    }  # W is its own, I another's
+    search = SpatialMappingGeneratorStage(
+        [TemporalMappingGeneratorStage if exhaustive else _Search, CostModelStage],
+        accelerator=accelerator,
+        layer=LayerNodeFactory(node, mappings).create(),
+        loma_lpf_limit=_LPF_LIMIT,
+        loma_show_progress_bar=False,
+        nb_mappings_generated=3,
+        enable_mix_spatial_mapping_generation=_in_memory(accelerator),
+        access_same_data_considered_as_no_access=True,
+        temporal_mapping_type=TemporalMappingType.UNEVEN,
+    )
+    return min((float(found.latency_total2), float(found.energy_total)) for found, _ in search.run())
+
+
+def _in_memory(accelerator: Any) -> bool:
+    """Whether it computes in memory; ZigZag then mixes dimensions in one side of the array."""
+    return hasattr(accelerator.operational_array, "tclk")
+
+
+def clock_hz(hardware: str, mapping: str) -> float | None:
+    """Clock of an in-memory array, which ZigZag derives from its circuits; None for the others."""
+    period_ns = getattr(architecture(hardware, mapping)[0].operational_array, "tclk", None)
+    return None if period_ns is None else 1e9 / period_ns
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """``{"cycles", "energy_pj"}`` or ``{"error"}`` for ``{"layer", "hardware", "mapping"}``."""
+    try:
+        cycles, energy_pj = price(request["layer"], request["hardware"], request["mapping"])
+    except Exception as error:  # whatever ZigZag throws becomes the cell's reason
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")}
+    return {"cycles": cycles, "energy_pj": energy_pj}
+
+
+def main() -> None:
+    """Serve requests until the other side closes; then nothing keeps this process alive."""
+    logging.disable(logging.CRITICAL)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            answers.write(json.dumps(answer(json.loads(line))) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()

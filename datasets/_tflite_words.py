@@ -60,16 +60,17 @@ def _reduction(graph: fx.Graph, node: fx.Node) -> None:
     litert-torch moves a reduction to channels last only if it keeps four dimensions, and Vela leaves one over
     the depth of a tensor with height and width to the CPU.
     """
-    x, axes, keep = node.args
+    x, axes, keep = _arguments(node)
     shape = tuple(x.meta["val"].shape)
     axes = [a % len(shape) for a in axes]
+    target: Any = node.target
     with graph.inserting_before(node):
         if axes == [len(shape) - 1] and math.prod(shape[:-2]) > 1:
             rows = graph.call_function(torch.reshape, (x, (1, -1, shape[-1])))
-            reduced = graph.call_function(node.target, (rows, [2], True))
+            reduced = graph.call_function(target, (rows, [2], True))
             result = graph.call_function(torch.reshape, (reduced, tuple(node.meta["val"].shape)))
         elif not keep:
-            reduced = graph.call_function(node.target, (x, axes, True))
+            reduced = graph.call_function(target, (x, axes, True))
             result = graph.call_function(torch.squeeze, (reduced, tuple(axes)))
         else:
             return
@@ -78,7 +79,7 @@ def _reduction(graph: fx.Graph, node: fx.Node) -> None:
 
 def _division(graph: fx.Graph, node: fx.Node) -> None:
     """Multiply by the inverse: of a number, or of a square root."""
-    a, b = node.args
+    a, b = _arguments(node)
     with graph.inserting_before(node):
         if isinstance(b, int | float):
             result = graph.call_function(operator.mul, (a, 1 / b))
@@ -108,21 +109,24 @@ def _hard_sigmoid(graph: fx.Graph, node: fx.Node) -> None:
         _replace(node, graph.call_function(operator.mul, (clamped, 1 / 6)))
 
 
-def _embedding(graph: fx.Graph, node: fx.Node) -> None:
-    """A table's rows by gathering, which is quantized; LiteRT's own lookup is not."""
-    ids, table = node.args[:2]
+def _gather(graph: fx.Graph, node: fx.Node) -> None:
+    """Rows by one operator that is quantized: not by a lookup in float, nor with every index checked by ten more."""
+    import litert_torch  # noqa: F401  (which registers the operator)
+
+    if node.target is F.embedding:
+        (index, x, *_), axis = _arguments(node), 0
+    else:
+        x, axis, index = _arguments(node)
     with graph.inserting_before(node):
-        flat = graph.call_function(torch.reshape, (ids, (-1,)))
-        rows = graph.call_function(torch.index_select, (table, 0, flat))
-        _replace(node, graph.call_function(torch.reshape, (rows, tuple(node.meta["val"].shape))))
+        _replace(node, graph.call_function(torch.ops.tfl.gather, (x, index, axis)))
 
 
 def _gelu(graph: fx.Graph, node: fx.Node) -> None:
     """``x (1 + erf(x / √2)) / 2``, factors in any order, as one Gelu."""
-    scaled = node.args[0]
+    scaled, *_ = _arguments(node)
     if not isinstance(scaled, fx.Node) or scaled.target not in (operator.truediv, operator.mul):
         return
-    x, factor = scaled.args
+    x, factor = _arguments(scaled)
     factor = 1 / factor if scaled.target is operator.truediv and isinstance(factor, float) else factor
     if not isinstance(factor, float) or not math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5):
         return
@@ -151,6 +155,10 @@ def _replace(node: fx.Node, result: fx.Node) -> None:
     node.replace_all_uses_with(result)
 
 
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
@@ -160,6 +168,7 @@ _RULES: dict[Callable[..., Any], Callable[[fx.Graph, fx.Node], None]] = {
     operator.truediv: _division,
     torch.clamp: _clamp,
     F.hardsigmoid: _hard_sigmoid,
-    F.embedding: _embedding,
+    F.embedding: _gather,
+    torch.index_select: _gather,
     torch.erf: _gelu,
 }

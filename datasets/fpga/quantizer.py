@@ -57,19 +57,25 @@ class Quantizer:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         given = [constants.get(name) for name in node.input[1:4]]
         if len(given) < 3 or any(value is None for value in given):
-            raise BackendError(f"'{node.name}' (Quant) takes its scale, zero point or width from data; give constants")
+            raise BackendError(
+                f"'{node.name}' (Quant) takes its scale, zero point or width from data; give constants"
+            )
         scale, zero_point, width = (np.asarray(value, np.float64) for value in given)
         mode = attributes.get("rounding_mode", b"ROUND").decode().upper()
         signed, narrow = bool(attributes.get("signed", 1)), bool(attributes.get("narrow", 0))
         if zero_point.any():
-            raise BackendError(f"'{node.name}' (Quant) has a zero point; hardware wants symmetric quantization")
+            raise BackendError(
+                f"'{node.name}' (Quant) has a zero point; hardware wants symmetric quantization"
+            )
         if not np.all(np.ldexp(1.0, np.rint(np.log2(scale)).astype(int)) == scale):
             raise BackendError(
                 f"the scale of '{node.name}' (Quant), {scale.flat[0]:.6g}, is no power of two; "
                 "train with power-of-two scales (Brevitas: RestrictValueType.POWER_OF_TWO)"
             )
         if width.size != 1 or not 1 <= width.flat[0] <= 32 or width.flat[0] % 1:
-            raise BackendError(f"'{node.name}' (Quant) has no whole width from 1 to 32 bits; give one for the tensor")
+            raise BackendError(
+                f"'{node.name}' (Quant) has no whole width from 1 to 32 bits; give one for the tensor"
+            )
         if mode not in _ROUNDINGS:
             raise BackendError(
                 f"'{node.name}' (Quant) rounds by {mode}; hardware here rounds by {', '.join(_ROUNDINGS)}"
@@ -98,11 +104,6 @@ class Quantizer:
         fraction = np.broadcast_to(-np.rint(np.log2(self.scale)).astype(int), shape)
         return self.signed, self.bits - self.signed - fraction, fraction
 
-    @property
-    def deviation(self) -> Array:
-        """`suitable_deviation` for each scale."""
-        return np.asarray(suitable_deviation(self.bits, 1.0) * self.scale)
-
 
 def suitable_deviation(bits: int, scale: float) -> float:
     """Standard deviation of the normal numbers that a quantizer of such width and step suits best.
@@ -124,7 +125,9 @@ def is_quant(node: onnx.NodeProto) -> bool:
 
 
 def random_weights(model: onnx.ModelProto, seed: int) -> dict[str, Array]:
-    """Normal numbers for every weight without data behind a quantizer, spread as `Quantizer.deviation` says.
+    """Normal numbers for every weight without data behind a quantizer, spread as `suitable_deviation` says.
+
+    No neuron or channel has only zero weights: training would have put it to use, or its designer taken it out.
 
     Returns:
         values by initializer name, for `hardsight.datasets.weights.fill_weights`.
@@ -136,9 +139,18 @@ def random_weights(model: onnx.ModelProto, seed: int) -> dict[str, Array]:
     for node in model.graph.node:
         name = node.input[0] if node.input else ""
         if is_quant(node) and name in missing:
-            deviation = Quantizer.read(node, known).deviation
-            values[name] = (rng.standard_normal(missing[name]) * deviation).astype(np.float32)
+            values[name] = _draw(Quantizer.read(node, known), missing[name], rng).astype(np.float32)
     return values
+
+
+def _draw(quantizer: Quantizer, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    deviation = suitable_deviation(quantizer.bits, 1.0) * quantizer.scale
+    drawn = np.asarray(rng.standard_normal(shape) * deviation)
+    if len(shape) > 1:
+        for row in drawn:
+            while not quantizer(row).any():
+                row[...] = rng.standard_normal(row.shape) * deviation
+    return drawn
 
 
 def constants(model: onnx.ModelProto) -> dict[str, Array]:

@@ -23,11 +23,12 @@ _SOLVER = {"hard_dc": 2}  # the default of da4ml's own converter: two adders dee
 _VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
 
-def trace(model: onnx.ModelProto) -> Any:
+def trace(model: onnx.ModelProto, shape: Sequence[int]) -> Any:
     """The network as one block of logic without registers.
 
     Args:
-        model: a QONNX graph with weights, one input with a batch of one, quantized before it is used.
+        model: a QONNX graph with weights and one input, quantized before it is used.
+        shape: of the input; a batch of one.
 
     Returns:
         da4ml's ``CombLogic``; its inputs and outputs are the model's, flattened.
@@ -45,10 +46,11 @@ def trace(model: onnx.ModelProto) -> Any:
             f"'{graph.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; "
             "a design here has one of each"
         )
-    shape = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
     if not shape or shape[0] != 1:
-        raise BackendError(f"'{graph.name}' takes a batch of {shape[:1]}; a design works on one sample, give 1")
-    k, i, f = _input_quantizer(graph, inputs[0].name, known).fixed_point(shape)
+        raise BackendError(
+            f"'{graph.name}' takes an input of shape {tuple(shape)}; a design takes one sample at a time"
+        )
+    k, i, f = _input_quantizer(graph, inputs[0].name, known).fixed_point(tuple(shape))
     signs = np.full(shape, int(k))
     x = FixedVariableArray.from_kif(signs, i, f, HWConfig(1, -1, -1), 0.0, _SOLVER)
     values: dict[str, Any] = {**known, inputs[0].name: x}
@@ -57,7 +59,9 @@ def trace(model: onnx.ModelProto) -> Any:
             values[node.output[0]] = _apply(node, [values.get(name) for name in node.input], known)
     y = values[graph.output[0].name]
     if isinstance(y, np.ndarray) or y.collapsed:
-        raise BackendError(f"the output of '{graph.name}' is the same for every input; there is nothing to synthesise")
+        raise BackendError(
+            f"the output of '{graph.name}' is the same for every input; there is nothing to synthesise"
+        )
     return comb_trace(np.ravel(x), np.ravel(y), keep_dead_inputs=True)
 
 
@@ -80,14 +84,18 @@ def _input_quantizer(graph: onnx.GraphProto, name: str, known: dict[str, Array])
                     "not by a Quant operator; give a QONNX model (Brevitas: export_qonnx)"
                 )
     if len({(q.bits, q.signed, q.scale.tobytes()) for q in found}) != 1 or found[0].scale.size != 1:
-        raise BackendError(f"the input of '{graph.name}' must have one quantizer with one scale; found {len(found)}")
+        raise BackendError(
+            f"the input of '{graph.name}' must have one quantizer with one scale; found {len(found)}"
+        )
     return found[0]
 
 
 def _apply(node: onnx.NodeProto, inputs: list[Any], known: dict[str, Array]) -> Any:
     """One operator on numpy arrays or on symbols."""
     if any(value is None for name, value in zip(node.input, inputs, strict=True) if name):
-        raise BackendError(f"'{node.name}' ({node.op_type}) reads a tensor without data; give the model with weights")
+        raise BackendError(
+            f"'{node.name}' ({node.op_type}) reads a tensor without data; give the model with weights"
+        )
     if is_quant(node):
         return _quant(inputs[0], Quantizer.read(node, known))
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -140,7 +148,9 @@ def _conv(inputs: list[Any], attributes: dict[str, Any], node: onnx.NodeProto) -
     channels = x.reshape(groups, c_in, -1)
     columns = []
     for pixels, taps in _windows(x.shape[2:], w.shape[2:], attributes, node):
-        column = [channels[g][:, pixels].ravel() @ flat[g][:, :, taps].reshape(c_out, -1).T for g in range(groups)]
+        column = [
+            channels[g][:, pixels].ravel() @ flat[g][:, :, taps].reshape(c_out, -1).T for g in range(groups)
+        ]
         columns.append(np.concatenate(column))
     y: Any = np.stack(columns, axis=-1)
     if len(inputs) > 2:
@@ -157,7 +167,9 @@ def _pool(reduce: Callable[[Any], Any]) -> Rule:
         else:
             kernel = tuple(attributes["kernel_shape"])
         channels = x.reshape(x.shape[1], -1)
-        columns = [reduce(channels[:, pixels]) for pixels, _ in _windows(x.shape[2:], kernel, attributes, node)]
+        columns = [
+            reduce(channels[:, pixels]) for pixels, _ in _windows(x.shape[2:], kernel, attributes, node)
+        ]
         y: Any = np.stack(columns, axis=-1)
         return y.reshape((1, x.shape[1], *_out_sizes(x.shape[2:], kernel, attributes)))
 
@@ -216,9 +228,11 @@ def _flatten(inputs: list[Any], attributes: dict[str, Any], node: onnx.NodeProto
 
 def _squeeze(inputs: list[Any], attributes: dict[str, Any], node: onnx.NodeProto) -> Any:
     x = inputs[0]
-    axes = {int(a) % len(x.shape) for a in inputs[1]} if len(inputs) > 1 else {
-        d for d, size in enumerate(x.shape) if size == 1
-    }
+    axes = (
+        {int(a) % len(x.shape) for a in inputs[1]}
+        if len(inputs) > 1
+        else {d for d, size in enumerate(x.shape) if size == 1}
+    )
     return x.reshape([size for d, size in enumerate(x.shape) if d not in axes])
 
 

@@ -139,13 +139,18 @@ def _batch(gpu: Gpu, run: Run, latency_s: float) -> Callable[[], int]:
 
 
 class TorchGpu:
-    """The first GPU that PyTorch sees."""
+    """The first GPU that PyTorch sees.
 
-    def __init__(self) -> None:
+    Args:
+        torch_device: where tensors go; tests have no GPU and say so.
+    """
+
+    def __init__(self, torch_device: str = "cuda") -> None:
         import torch
 
         self._torch: Any = torch
-        self._torch.zeros(1, device="cuda")  # makes the context
+        self._torch_device = torch_device
+        self._torch.zeros(1, device=torch_device)  # makes the context
         self._start, self._end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._kept: object = None
 
@@ -194,14 +199,14 @@ class TorchGpu:
         if dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
             raise BackendError(f"{torch.cuda.get_device_name()} does not compute in bfloat16")
         model = onnx.load(path)
-        module = to_torch(model, dtype=dtype, shapes=shapes).to("cuda")
+        module = to_torch(model, dtype=dtype, shapes=shapes).to(self._torch_device)
         kinds = {
             spec.name: onnx.helper.tensor_dtype_to_np_dtype(spec.type.tensor_type.elem_type)
             for spec in model.graph.input
         }
         feeds = {name: torch.from_numpy(array) for name, array in inputs(shapes, kinds).items()}
         arguments = [
-            (feed.to(dtype) if feed.dtype is torch.float32 else feed).to("cuda")
+            (feed.to(dtype) if feed.dtype is torch.float32 else feed).to(self._torch_device)
             for feed in (feeds[spec.name] for spec in model.graph.input if spec.name in feeds)
         ]
         forward = torch.compile(module, dynamic=False) if how == "compile" else module

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hardsight.datasets.profilers._base import Profiler
+from hardsight.datasets.profilers._cpu import _has_weights
 from hardsight.device import Device
 from hardsight.errors import BackendError, NotSupportedError
 from hardsight.measurement import Measurement
@@ -41,7 +42,7 @@ class Da4mlProfiler(Profiler):
     Args:
         cache: not used; nothing here is worth keeping.
         seed: of random weights.
-        timeout_s: for one design.
+        limit_s: processor time of each tool for one design.
     """
 
     anywhere: ClassVar[bool] = True
@@ -51,10 +52,10 @@ class Da4mlProfiler(Profiler):
         Metric.LOGIC_CELLS, Metric.FF, Metric.CYCLES, Metric.INTERVAL_CYCLES,
     )  # fmt: skip
 
-    def __init__(self, cache: Path | None = None, *, seed: int = 0, timeout_s: float = 240.0) -> None:
+    def __init__(self, cache: Path | None = None, *, seed: int = 0, limit_s: float = 120.0) -> None:
         super().__init__(cache)
         self.seed = seed
-        self.timeout_s = timeout_s
+        self.limit_s = limit_s
 
     def check(self) -> None:
         missing = [package for package in self.packages if find_spec(package) is None]
@@ -83,16 +84,23 @@ class Da4mlProfiler(Profiler):
         self.check()
         cutoff = re.fullmatch(r"lc(\d+)", device.mode)
         if cutoff is None:
-            raise BackendError(f"'{device.name}' has mode '{device.mode}'; FPGA modes are lc1, lc2, … (adders per stage)")
+            raise BackendError(
+                f"'{device.name}' has mode '{device.mode}'; FPGA modes are lc1, lc2, … (adders per stage)"
+            )
         wanted = tuple(metrics or self.metrics)
         for metric in wanted:
             if metric not in self.metrics:
                 raise NotSupportedError(f"{device.name} has no {metric}; it has {', '.join(self.metrics)}")
         graph = read_onnx(model, shapes=shapes)
-        proto = onnx.load(model) if isinstance(model, Path) else model
+        if isinstance(model, Path):
+            proto, folder = onnx.load(model, load_external_data=False), model.parent
+            if _has_weights(proto, folder):
+                onnx.load_external_data_for_model(proto, str(folder))
+        else:
+            proto = model
         drawn = random_weights(proto, self.seed)
         data = fill_weights(proto, self.seed, drawn).SerializeToString()
-        figures = run(data, self.target, int(cutoff[1]), timeout_s=self.timeout_s)
+        figures = run(data, graph.inputs[0].shape, self.target, int(cutoff[1]), limit_s=self.limit_s)
         versions = {
             **{package: metadata.version(package.replace("_", "-")) for package in self.packages},
             "weights": f"random, seed {self.seed}" if drawn else "model",

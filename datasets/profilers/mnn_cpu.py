@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from hardsight.datasets.profilers._capture import printed
 from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
 from hardsight.errors import BackendError
@@ -55,19 +53,16 @@ class MnnProfiler(CpuRuntimeProfiler):
         manager = nn.create_runtime_manager((config,))
         module = nn.load_module_from_file(path, [], [], runtime_manager=manager)
         info = module.get_info()
-        types = {expr.float: np.float32, expr.int: np.int32}  # MNN computes 64-bit integers in 32 bits
-        dtypes = {
-            name: types.get(value.dtype) for name, value in zip(info["inputNames"], info["inputs"], strict=True)
-        }
-        unknown = [name for name, dtype in dtypes.items() if dtype is None]
-        if unknown:
-            raise BackendError(f"MNN's input '{unknown[0]}' is neither float nor integer")
-        arrays = inputs({name: shapes[name] for name in dtypes}, dtypes)
+        types = {expr.float: "float32", expr.int: "int32"}  # MNN computes 64-bit integers in 32 bits
+        placeholders = dict(zip(info["inputNames"], info["inputs"], strict=True))
+        for name, value in placeholders.items():
+            if value.dtype not in types:
+                raise BackendError(f"MNN's input '{name}' can be float32 or integer only")
+        dtypes = {name: types[value.dtype] for name, value in placeholders.items()}
         variables = []
-        for name, value in zip(info["inputNames"], info["inputs"], strict=True):
-            variable = expr.placeholder(shapes[name], value.data_format, value.dtype)
-            variable.write(arrays[name])
-            variables.append(variable)
+        for name, array in inputs({name: shapes[name] for name in dtypes}, dtypes).items():
+            variables.append(expr.placeholder(shapes[name], expr.NCHW, placeholders[name].dtype))
+            variables[-1].write(array)
 
         def run() -> list[object]:
             outputs = module.forward(variables)
@@ -75,5 +70,4 @@ class MnnProfiler(CpuRuntimeProfiler):
                 raise BackendError("MNN could not run the model: no output")
             return [output.read() for output in outputs]
 
-        run()
         return run

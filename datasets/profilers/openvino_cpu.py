@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
 from hardsight.errors import BackendError
@@ -54,6 +55,6 @@ class OpenVinoProfiler(CpuRuntimeProfiler):
         return lambda: request.infer(share_outputs=True)
 
 
-def _name(value: object, shapes: dict[str, list[int]]) -> str:
+def _name(value: Any, shapes: dict[str, list[int]]) -> str:
     """The ONNX name of an input, of which a tensor may have several."""
-    return next(name for name in value.names if name in shapes)  # type: ignore[attr-defined]
+    return next(name for name in shapes if name in value.names)

@@ -71,7 +71,8 @@ _RUNS = {"gpu_titanxp": 20, "cpu_xeon": 20, "cpu_raspberrypi": 2}
 class Hat(Source):
     """Eight files of 2,000 Transformers (Wang et al., "HAT", ACL 2020), two labels each.
 
-    The spread is half the 95 % interval of a median, from the published standard deviation and the runs.
+    The spread is half the 95 % interval of a median, from the published standard deviation and the runs. Rows with
+    the same averages are one graph here: its label is their median, and its spread theirs.
     """
 
     name = "hat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from onnx import parser
 
 from hardsight.datasets.profilers import get_profiler, nvml
-from hardsight.datasets.profilers._cuda_worker import Server, idle_power_w, profile
+from hardsight.datasets.profilers._cuda_worker import Server, TorchGpu, idle_power_w, profile
 from hardsight.datasets.profilers.cuda import MODES, CudaProfiler
 from hardsight.datasets.profilers.energy import NvmlCounter
 from hardsight.device import Device
@@ -39,30 +40,30 @@ class Board:
         self.now = self.joules = self.shown = 0.0
         self.latency_s, self.period_s = latency_s, period_s
         self.busy_w: Callable[[float], float] = lambda now: BUSY_W
-        self.queue = 0
+        self.queue = self.updates = 0
         self.loaded: list[str] = []
 
     def pass_time(self, seconds: float, watts: float) -> None:
         end = self.now + seconds
-        while (update := (self.now // self.period_s + 1) * self.period_s) <= end:
+        while (update := (self.updates + 1) * self.period_s) <= end:
             self.joules += (update - self.now) * watts
-            self.now, self.shown = update, self.joules
+            self.now, self.shown, self.updates = update, self.joules, self.updates + 1
         self.joules += (end - self.now) * watts
         self.now = end
 
     # NVML
-    def nvmlInit(self) -> None: ...  # noqa: N802
+    def nvmlInit(self) -> None: ...
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int:
         return 3
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
         return f"GPU-{'abc'[handle]}"
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
         return int(self.shown * 1e3)
 
     # what the measurements need of a GPU
@@ -217,6 +218,76 @@ def test_without_a_counter_the_worker_says_why() -> None:
     assert answer["latency_s"] == 1e-3
 
 
+# --- PyTorch's side, with its CUDA functions replaced and tensors on the CPU ---------------------------------
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts what is called of ``torch.cuda``; events are one millisecond apart."""
+    calls: dict[str, int] = {}
+
+    def stub(name: str, result: Any = None) -> Callable[..., Any]:
+        def call(*_: Any, **__: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            return result
+
+        return call
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None: ...
+
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: Event) -> float:
+            return 1.0
+
+    def nothing(*_: Any) -> Any:
+        return contextlib.nullcontext()
+
+    replaced = {
+        "Event": Event,
+        "Stream": lambda: SimpleNamespace(wait_stream=stub("wait")),
+        "current_stream": lambda: SimpleNamespace(wait_stream=stub("wait")),
+        "stream": nothing,
+        "graph": nothing,
+        "CUDAGraph": lambda: SimpleNamespace(replay=stub("replay")),
+        "synchronize": stub("synchronize"),
+        "empty_cache": stub("empty_cache"),
+        "reset_peak_memory_stats": stub("reset_peak"),
+        "max_memory_allocated": stub("peak", 4096),
+        "is_bf16_supported": lambda: False,
+        "get_device_name": lambda: "Fake 1",
+        "current_device": lambda: 0,
+        "get_device_properties": lambda index: SimpleNamespace(uuid="b"),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", stub("clear"), raising=False)
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: stub("compiled"))
+    monkeypatch.setitem(sys.modules, "pynvml", Board())
+    return calls
+
+
+def test_torch_loads_every_mode(fake_cuda: dict[str, int], tmp_path: Path) -> None:
+    path = str(tmp_path / "m.onnx")
+    onnx.save(model(), path)
+    gpu, shapes = TorchGpu("cpu"), {"x": [1, 4]}
+    for mode, dtype in (("eager-fp32", torch.float32), ("eager-fp16", torch.float16)):
+        assert gpu.load(path, mode, shapes)().dtype is dtype
+    assert fake_cuda["clear"] == fake_cuda["empty_cache"] == fake_cuda["reset_peak"] == 2
+    replay = gpu.load(path, "cuda-graph-fp16", shapes)
+    assert replay() is None and fake_cuda["replay"] == 1 and fake_cuda["wait"] == 2
+    gpu.load(path, "compile-fp32", shapes)()
+    assert fake_cuda["compiled"] == 1
+    with pytest.raises(BackendError, match="Fake 1 does not compute in bfloat16"):
+        gpu.load(path, "eager-bf16", shapes)
+    assert gpu.timed_s(lambda: None) == 1e-3 and gpu.peak_bytes() == 4096
+    assert gpu.versions()["gpu"] == "Fake 1" and gpu.versions()["tf32"] in ("off", "conv", "matmul conv")
+    assert gpu.counter().read_j() == 0.0
+
+
 # --- the profiler, with a script in the worker's place -------------------------------------------------------
 
 
@@ -290,7 +361,7 @@ def test_missing_energy_is_noted_or_refused(monkeypatch: pytest.MonkeyPatch) -> 
     labels = profiler.measure(model(), device())
     assert [label.metric for label in labels] == [Metric.LATENCY, Metric.PEAK_MEMORY]
     assert labels[0].versions["no_energy"] == "the counter stood still"
-    with pytest.raises(BackendError, match="energy_j cannot be measured .*: the counter stood still"):
+    with pytest.raises(BackendError, match=r"energy_j cannot be measured .*: the counter stood still"):
         profiler.measure(model(), device(), [Metric.ENERGY])
     profiler.close()
 

@@ -23,6 +23,12 @@ HOST_MODES = {
     "litert": ("fp32", "int8"),
 }
 """Runtimes that measure on this machine's CPU, and their modes."""
+GPU_MODES = tuple(
+    f"{how}-{precision}"
+    for how in ("eager", "cuda-graph", "compile")
+    for precision in ("fp32", "fp16", "bf16")
+)
+"""Modes of the runtime ``cuda``: PyTorch on this machine's first NVIDIA GPU."""
 
 
 class Device(BaseModel):
@@ -84,7 +90,7 @@ def parse_device(text: str, source: str) -> Device:
 
 
 def host_devices() -> dict[str, Device]:
-    """This machine's modes, for one thread and for all cores the process may use."""
+    """This machine's modes: of its CPU, for one thread and for all cores the process may use; of an NVIDIA GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = {
         f"{HOST}/{runtime}/{mode}-t{threads}": (mode, threads)
@@ -92,16 +98,24 @@ def host_devices() -> dict[str, Device]:
         for threads in sorted({1, cores})
         for mode in modes
     }
-    return {
+    devices = {
         name: Device(
             name=name,
             kind="cpu",
             description="this machine",
-            precisions=tuple(dict.fromkeys(("fp32", "bf16" if mode == "bf16" else "int8"))),
+            precisions=("fp32", "bf16" if mode == "bf16" else "int8"),
             threads=threads,
         )
         for name, (mode, threads) in names.items()
     }
+    if any(Path("/proc/driver/nvidia/gpus").glob("*")):
+        for mode in GPU_MODES:
+            name = f"{HOST}/cuda/{mode}"
+            precision = mode.rpartition("-")[2]
+            devices[name] = Device(
+                name=name, kind="gpu", description="this machine's first GPU", precisions=(precision,)
+            )
+    return devices
 
 
 def get_device(name: str) -> Device:

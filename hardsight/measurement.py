@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -153,5 +153,8 @@ class MeasurementTable:
         import pandas as pd
 
         rows = pd.concat([self.rows, other.rows], ignore_index=True)
-        graphs: Mapping[str, OperatorGraph] = ChainMap(dict(self.graphs), dict(other.graphs))
+        # Chained, not copied: a lazy mapping parses only the graphs that someone asks for.
+        graphs = ChainMap(
+            cast("dict[str, OperatorGraph]", self.graphs), cast("dict[str, OperatorGraph]", other.graphs)
+        )
         return MeasurementTable(rows, graphs, {**self.families, **other.families})

@@ -28,7 +28,6 @@ BIT_OPERATIONS_RANGE = (250.0, 10_000.0)
 
 _DRAWS = 60  # designs of which the one nearest to the target is taken
 _CLOSE = 0.1  # natural-log distance that is good enough
-_REACH = 3.0  # standard deviations that an activation's quantizer covers
 _BIAS = 0.25  # deviation of a bias over that of the sum it is added to
 
 
@@ -79,8 +78,9 @@ class QuantNet(Net):
     def quant(self, x: Signal, *, signed: bool, bits: int | None = None) -> Signal:
         """An activation quantizer; without a sign where ``x`` comes from a ReLU."""
         bits = bits or self._activation_bits()
-        reach = _REACH * math.sqrt(x.power if signed else 2 * x.power)  # a ReLU takes half of the power
-        scale = 2.0 ** round(math.log2(reach / 2 ** (bits - signed)))
+        deviation = math.sqrt(x.power if signed else 2 * x.power)  # a ReLU takes half of the power,
+        full = suitable_deviation(bits if signed else bits + 1, 1.0)  # and half of the levels
+        scale = 2.0 ** round(math.log2(deviation / full))
         return Signal(self._quant_node(x.name, scale, bits, signed=signed), x.power, bits, scale)
 
     def relu_quant(self, x: Signal) -> Signal:
@@ -231,7 +231,7 @@ def _cnn(rank: int, net: QuantNet, rng: np.random.Generator) -> Signal:
         kernel = int(rng.choice([2, 3, 3, 5] if rank == 1 else [2, 3]))
         if min(spatial) < kernel + 1:
             break
-        out, stride = log_integer(rng, 1, 6), int(rng.choice([1, 1, 2]))
+        out, stride = log_integer(rng, 2, 6), int(rng.choice([1, 1, 2]))
         if channels > 1 and rng.random() < 0.25:
             x = net.relu_quant(net.convolve(x, channels, kernel, stride=stride, groups=channels))
             x = net.relu_quant(net.convolve(x, out, 1))

@@ -127,7 +127,8 @@ def is_quant(node: onnx.NodeProto) -> bool:
 def random_weights(model: onnx.ModelProto, seed: int) -> dict[str, Array]:
     """Normal numbers for every weight without data behind a quantizer, spread as `suitable_deviation` says.
 
-    No neuron or channel has only zero weights: training would have put it to use, or its designer taken it out.
+    Every neuron and channel has a positive weight: one without would be dead behind a ReLU, and training would have
+    put it to use or its designer taken it out.
 
     Returns:
         values by initializer name, for `hardsight.datasets.weights.fill_weights`.
@@ -148,7 +149,7 @@ def _draw(quantizer: Quantizer, shape: tuple[int, ...], rng: np.random.Generator
     drawn = np.asarray(rng.standard_normal(shape) * deviation)
     if len(shape) > 1:
         for row in drawn:
-            while not quantizer(row).any():
+            while not (quantizer(row) > 0).any():
                 row[...] = rng.standard_normal(row.shape) * deviation
     return drawn
 

@@ -31,23 +31,22 @@ _PAIRS: Final = (("OX", "OY"), ("FX", "FY"))
 
 
 class _Orders(LomaEngine):  # type: ignore[misc]
-    """LOMA's loop orders; of a layer that is the same along x and y, only those with x outside of neither pair.
-
-    Swapping x and y then changes nothing. Mixing them (image columns with kernel rows) keeps more input per level
-    than columns with columns, and in all the layers tried was never better.
-    """
+    """LOMA's loop orders; where x and y are alike, one of each two that differ by swapping x and y."""
 
     def ordering_generator(self) -> Generator[list[tuple[Any, int]], None, None]:
         pairs = _PAIRS if self._is_square() else ()
         for order in super().ordering_generator():
             names = [dim.name for dim, _ in order]
-            if all(x not in names or y not in names or names.index(x) < names.index(y) for x, y in pairs):
+            there = [(x, y) for x, y in pairs if x in names and y in names]
+            if not there or names.index(there[0][0]) < names.index(there[0][1]):
                 yield order
 
     def _is_square(self) -> bool:
-        """Whether sizes, temporal loops, strides and dilations agree along x and y."""
+        """Whether sizes, loops in time, strides and dilations agree along x and y."""
         sizes = {dim.name: size for dim, size in self.layer.layer_dim_sizes.items()}
-        loops = {dim.name: size for dim, size in self.temporal_loop_dim_size.items()}
+        loops: dict[str, list[int]] = {name: [] for name in sizes}
+        for dim, size in sorted(self.lpfs):
+            loops[dim.name].append(size)
         inputs = list(self.layer.pr_layer_dim_sizes.data.values())
         factors = [[factor for _, factor in pair] for pair in self.layer.pr_scaling_factors.values()]
         return (
@@ -117,12 +116,8 @@ def price(
         exhaustive: search every loop order, as ZigZag's own entry point does.
     """
     accelerator, mappings = architecture(hardware, mapping)
-    node = {
-        **layer,
-        "id": 1,
-        "name": "layer",
-        "operand_source": {"W": 1, "I": 0},
-    }  # W is its own, I another's
+    sources = {"W": 1, "I": 0}  # the weights are the layer's own, its input is another's
+    node = {**layer, "id": 1, "name": "layer", "operand_source": sources}
     search = SpatialMappingGeneratorStage(
         [TemporalMappingGeneratorStage if exhaustive else _Search, CostModelStage],
         accelerator=accelerator,

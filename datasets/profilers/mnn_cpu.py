@@ -64,10 +64,12 @@ class MnnProfiler(CpuRuntimeProfiler):
             variables.append(expr.placeholder(shapes[name], expr.NCHW, placeholders[name].dtype))
             variables[-1].write(array)
 
-        def run() -> list[object]:
+        def run() -> object:
             outputs = module.forward(variables)
             if len(outputs) != len(info["outputNames"]):
                 raise BackendError("MNN could not run the model: no output")
-            return [output.read() for output in outputs]
+            for output in outputs:
+                output.read()
+            return outputs  # which own the memory that their read() looks at
 
         return run

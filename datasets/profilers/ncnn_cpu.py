@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hardsight.datasets.profilers._capture import printed
 from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
-from hardsight.errors import BackendError
+from hardsight.errors import BackendError, ModelError, NotSupportedError
 
 if TYPE_CHECKING:
     import onnx
@@ -50,8 +50,8 @@ class NcnnProfiler(CpuRuntimeProfiler):
             source = Path(scratch, "model.onnx")
             source.symlink_to(Path(model).absolute())  # pnnx writes beside what it reads
             lacks = _convert(source, proto, out)
-            if lacks:
-                lacks = _convert(_trace(proto, Path(scratch, "model.pt")), proto, out)
+            if lacks and (traced := _trace(proto, Path(scratch, "model.pt"))):
+                lacks = _convert(traced, proto, out)
         if lacks:
             raise BackendError(f"ncnn has no layer for the model's {lacks}")
         return str(out.with_suffix(".param"))
@@ -97,7 +97,7 @@ def _pnnx() -> str:
     """
     spec = find_spec("pnnx")
     if spec is None or not spec.submodule_search_locations:
-        raise BackendError("the ncnn profiler needs the package 'pnnx': pip install --no-deps pnnx")
+        raise BackendError("the ncnn profiler needs the package 'pnnx': pip install 'hardsight[ncnn]'")
     return str(Path(spec.submodule_search_locations[0], "pnnx"))
 
 
@@ -120,11 +120,18 @@ def _convert(source: Path, proto: onnx.ModelProto, out: Path) -> str:
     command = [_pnnx(), str(source), f"inputshape={','.join(shape for _, _, shape in given)}", "fp16=0"]
     command += [f"{key}={path}" for key, path in files.items()]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_CONVERSION_S, check=False)
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_CONVERSION_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"ncnn's converter did not end within {_CONVERSION_S:.0f} s") from error
     if done.returncode or not param.exists() or not example.exists():
-        said = " ".join((done.stdout + done.stderr).split()[-30:])
+        said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1][-300:]
         raise BackendError(f"ncnn's converter failed (exit status {done.returncode}): {said}")
     with printed() as log:
         failed = ncnn.Net().load_param(str(param))
@@ -168,15 +175,19 @@ def _inputs(proto: onnx.ModelProto) -> list[tuple[str, str, str]]:
     return found
 
 
-def _trace(proto: onnx.ModelProto, path: Path) -> Path:
-    """Write the model as TorchScript."""
+def _trace(proto: onnx.ModelProto, path: Path) -> Path | None:
+    """Write the model as TorchScript; None when it cannot be turned into PyTorch."""
     import torch
 
     from hardsight.datasets.quantize import random_feeds
     from hardsight.datasets.to_torch import to_torch
 
     feeds = tuple(torch.from_numpy(array) for array in random_feeds(proto).values())
+    try:
+        module = to_torch(proto)
+    except (ModelError, NotSupportedError):
+        return None
     with torch.no_grad():
-        traced = torch.jit.trace(to_torch(proto), feeds, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(module, feeds, check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.save(traced, str(path))
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,8 @@ def sample(family: str, path: Path, *, quantize: bool = False) -> tuple[dict[str
 @pytest.mark.parametrize("family", ["inverted_bottleneck", "fpn", "small_block", "bert", "recurrent", "tcn"])
 def test_computes_the_model(openvino: Any, tmp_path: Path, family: str) -> None:
     shapes, expected = sample(family, tmp_path / "m.onnx")
-    found = OpenVinoProfiler.load(str(tmp_path / "m.onnx"), "fp32-t1", 1, shapes)()
+    run = OpenVinoProfiler.load(str(tmp_path / "m.onnx"), "fp32-t1", 1, shapes)
+    found = run()
     assert len(found) == len(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5 * np.abs(value).max())
@@ -63,13 +63,15 @@ def test_modes_compute_in_their_precision(openvino: Any, tmp_path: Path) -> None
     shapes, expected = sample("inverted_bottleneck", tmp_path / "m.onnx")
     (name, value), errors = next(iter(expected.items())), {}
     for mode in ("fp32-t1", "bf16-t1"):
-        found = OpenVinoProfiler.load(str(tmp_path / "m.onnx"), mode, 1, shapes)()[name]
+        run = OpenVinoProfiler.load(str(tmp_path / "m.onnx"), mode, 1, shapes)
+        found = run()[name]
         errors[mode] = float(np.abs(found - value).max() / np.abs(value).max())
     assert errors["fp32-t1"] < 1e-5
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert 1e-4 < errors["bf16-t1"] < 0.1
     shapes, expected = sample("inverted_bottleneck", tmp_path / "q.onnx", quantize=True)
-    found = OpenVinoProfiler.load(str(tmp_path / "q.onnx"), "int8-t1", 1, shapes)()
+    run = OpenVinoProfiler.load(str(tmp_path / "q.onnx"), "int8-t1", 1, shapes)
+    found = run()
     for name, value in expected.items():
         assert np.corrcoef(found[name].ravel(), value.ravel())[0, 1] > 0.99
 
@@ -91,18 +93,19 @@ def test_threads_that_it_cannot_have_are_refused(openvino: Any, tmp_path: Path) 
 
 
 def test_measures_given_shapes_and_survives_what_it_cannot_load(openvino: Any, tmp_path: Path) -> None:
-    model = parser.parse_model(HEAD + "g (float[n,8,16] x) => (float[n,16,8] y) { y = Transpose<perm=[0,2,1]>(x) }")
+    model = parser.parse_model(
+        HEAD + "g (float[n,8,16] x) => (float[n,16,8] y) { y = Transpose<perm=[0,2,1]>(x) }"
+    )
     profiler = OpenVinoProfiler()
     request = {"mode": "fp32-t1", "threads": 1, "shapes": {"x": [1]}, "budget_s": 0.1, "timeout_s": 60}
     (tmp_path / "torn.onnx").write_bytes(b"torn")
-    assert "OpenVINO" in profiler._ask({**request, "path": str(tmp_path / "torn.onnx")})["error"].replace(
-        "openvino", "OpenVINO"
-    )
+    assert "cannot run it" in profiler._ask({**request, "path": str(tmp_path / "torn.onnx")})["error"]
     odd = parser.parse_model(HEAD + "g (float[2] x) => (float[2] y) { y = my.domain.Odd(x) }")
     with pytest.raises(BackendError, match="Odd"):
         profiler.measure(odd, device("fp32-t1"))
     labels = {
-        m.metric: m for m in profiler.measure(model, device("fp32-t1"), budget_s=0.1, shapes={"x": (3, 8, 16)})
+        m.metric: m
+        for m in profiler.measure(model, device("fp32-t1"), budget_s=0.1, shapes={"x": (3, 8, 16)})
     }
     profiler.close()
     assert 0 < labels[Metric.LATENCY].value < 1
@@ -113,5 +116,7 @@ def test_measures_given_shapes_and_survives_what_it_cannot_load(openvino: Any, t
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cpu, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"needs the package 'openvino': pip install 'hardsight\[openvino\]'"):
+    with pytest.raises(
+        BackendError, match=r"needs the package 'openvino': pip install 'hardsight\[openvino\]'"
+    ):
         get_profiler(device("fp32-t1")).check()

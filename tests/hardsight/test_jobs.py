@@ -74,7 +74,12 @@ def test_info_on_the_command_line(data: Path, capsys: pytest.CaptureFixture[str]
     assert main(["dataset", "info", "--data", str(data)]) == 0
     assert "80 networks of 8 families" in capsys.readouterr().out
     assert main(["dataset", "info", "--data", str(data), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["labels"] == 80
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["kind"] for r in records] == ["labels", "device", *["graphs"] * 8, "total"]
+    assert records[0]["labels"] == records[1]["labelled"] == 80
+    assert records[-1] == {
+        "kind": "total", "graphs": 80, "families": 8, "devices": 1, "labels": 80, "missing": 0
+    }  # fmt: skip
 
 
 def test_evaluate_on_the_command_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,9 @@
 """Builds a data set: generate, quantize, label, pack. Resumable after any kill.
 
 Everything done is one line of a journal or one file, written whole; a restart reads them and goes
-on. Timing labels are taken in blocks between two runs of a sentinel model: when the sentinel drifts,
-the machine was disturbed, and the block is measured again. What needs no idle machine (simulators,
-synthesis, peak memory) fans out with joblib.
+on. Timing labels are taken in blocks between two runs of a sentinel model: when the two differ, the
+machine was disturbed, and the block is measured again; a lasting change of speed is corrected when the
+data set is packed. What needs no idle machine (simulators, synthesis, peak memory) fans out with joblib.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardsight.datasets.drift import corrected, drifts
 from hardsight.datasets.families import Family, get_family
 from hardsight.datasets.journal import Cell, Journal
 from hardsight.datasets.store import StoredGraph, load_table, save_table
@@ -222,19 +223,20 @@ class Builder:
         sentinel: _Sentinel,
         tick: Callable[[int], None],
     ) -> list[Cell]:
-        """Cells of a few graphs, made again (twice at most) while the sentinel says that the machine drifted."""
-        before = sentinel.drift()
+        """Cells of a few graphs, made again (twice at most) when the machine changed speed under way.
+
+        A speed that differs from the reference but holds is written down; `pack` corrects for it.
+        """
         for _attempt in range(3):
+            before = sentinel.drift()
             cells: list[Cell] = []
             for graph in graphs:
                 cells.append(_label(profiler, device, graph, metrics, self.recipe.budget_s))
                 tick(len(cells))
             after = sentinel.drift()
-            worst = max(before, after, key=abs)
-            if abs(worst) < DRIFT:
+            if abs(after - before) < DRIFT:
                 break
-            before = after
-        return [{**cell, "sentinel_drift": round(worst, 4)} for cell in cells]
+        return [{**cell, "drift": [round(before, 4), round(after, 4)]} for cell in cells]
 
     def fan_out(
         self,
@@ -335,7 +337,9 @@ def pack(
     for builder in builders:
         own = {g.digest: g for g in builder.stored()}
         graphs.update(own)
+        slower = drifts(builder.journal)
         for m in builder.journal.measurements():
+            m = corrected(m, slower.get((m.digest, m.device), 0.0))
             m = replace(m, device=(rename or {}).get(m.device, m.device))
             if m.digest not in own:
                 continue

@@ -55,26 +55,38 @@ def _find_shapes(module: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> N
 
 
 def _reduction(graph: fx.Graph, node: fx.Node) -> None:
-    """Keep the dimensions and lose them afterwards; over the last one alone, reduce the rows of a matrix.
+    """Over space, reduce with channels last; over the last dimension, the rows of a matrix.
 
-    litert-torch moves a reduction to channels last only if it keeps four dimensions, and Vela leaves one over
-    the depth of a tensor with height and width to the CPU.
+    Vela leaves a reduction over the depth of a tensor that has height and width to the CPU. Transpositions that
+    this adds cancel with those that litert-torch adds.
     """
-    x, axes, keep = _arguments(node)
-    shape = tuple(x.meta["val"].shape)
-    axes = [a % len(shape) for a in axes]
+    x, axes, *_ = _arguments(node)
+    shape, result_shape = tuple(x.meta["val"].shape), tuple(node.meta["val"].shape)
+    axes = sorted(a % len(shape) for a in axes)
     target: Any = node.target
-    with graph.inserting_before(node):
-        if axes == [len(shape) - 1] and math.prod(shape[:-2]) > 1:
+    if len(shape) == 4 and axes == [2, 3]:
+        _replace(node, _over_space(graph, node, x, target, result_shape))
+    elif axes == [len(shape) - 1] and math.prod(shape[:-2]) > 1:
+        with graph.inserting_before(node):
             rows = graph.call_function(torch.reshape, (x, (1, -1, shape[-1])))
             reduced = graph.call_function(target, (rows, [2], True))
-            result = graph.call_function(torch.reshape, (reduced, tuple(node.meta["val"].shape)))
-        elif not keep:
-            reduced = graph.call_function(target, (x, axes, True))
-            result = graph.call_function(torch.squeeze, (reduced, tuple(axes)))
-        else:
-            return
-    _replace(node, result)
+            _replace(node, graph.call_function(torch.reshape, (reduced, result_shape)))
+
+
+def _global_pool(graph: fx.Graph, node: fx.Node) -> None:
+    """A mean over space."""
+    x, size = _arguments(node)
+    if tuple(size) == (1, 1):
+        _replace(node, _over_space(graph, node, x, torch.mean, tuple(node.meta["val"].shape)))
+
+
+def _over_space(graph: fx.Graph, node: fx.Node, x: fx.Node, function: Any, shape: tuple[int, ...]) -> fx.Node:
+    """The function over height and width of an image, put before a node."""
+    with graph.inserting_before(node):
+        channels_last = graph.call_function(torch.permute, (x, (0, 2, 3, 1)))
+        reduced = graph.call_function(function, (channels_last, [1, 2], True))
+        kept = graph.call_function(torch.permute, (reduced, (0, 3, 1, 2)))
+        return kept if len(shape) == 4 else graph.call_function(torch.reshape, (kept, shape))
 
 
 def _division(graph: fx.Graph, node: fx.Node) -> None:
@@ -165,6 +177,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 _RULES: dict[Callable[..., Any], Callable[[fx.Graph, fx.Node], None]] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
+    F.adaptive_avg_pool2d: _global_pool,
     operator.truediv: _division,
     torch.clamp: _clamp,
     F.hardsigmoid: _hard_sigmoid,

@@ -49,7 +49,7 @@ def compare_labels(a: MeasurementTable, b: MeasurementTable) -> list[Agreement]:
     """
     key = ["device", "metric", "digest"]
     sides = [t.rows.groupby(key)[["value", "spread"]].median() for t in (a, b)]
-    both = sides[0].join(sides[1], lsuffix="_a", rsuffix="_b", how="inner").reset_index()
+    both = sides[0].merge(sides[1], on=key, suffixes=("_a", "_b")).reset_index()
     if both.empty:
         raise DataError(
             f"there is nothing to compare: no graph has the same label in both; one has {_labels(a)}, "

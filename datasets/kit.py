@@ -10,6 +10,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,6 +63,8 @@ def kit_device(name: str) -> Device:
     Raises:
         InputError: when no kit can be made for it.
     """
+    if name.count("/") != 2:
+        raise InputError(f"'{name}' is not a device name; write hardware/runtime/mode")
     hardware, runtime, mode = name.split("/")
     precision, _, threads = mode.rpartition("-t")
     if runtime not in RUNTIMES:
@@ -138,7 +141,8 @@ def write_kit(
             raise
         raise StorageError(f"cannot write the kit to {path}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     if progress:
         progress("packing networks", len(networks), len(networks))
     return Kit(path, len(packed), left_out)

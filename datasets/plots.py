@@ -129,7 +129,7 @@ def draw_sizes(rows: Sequence[Sizes]) -> Figure:
         )
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row.family for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axes.set_xlabel("MACs of one inference")
     axes.set_title("Size of the graphs per family (at the right: how many)", loc="left")
     _legend(figure, precisions)
@@ -142,7 +142,8 @@ def draw_grid(data: Grid) -> Figure:
     figure, (axes,) = _figure(1, 1, width=3.6 + 0.42 * size[1], height=2.2 + 0.27 * size[0])
     labelled = np.array(data.labelled, dtype=float).reshape(size)
     share = labelled / np.maximum(1, np.array(data.graphs))
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    extent = (-0.5, max(1, size[1]) - 0.5, max(1, size[0]) - 0.5, -0.5)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent)
     for (y, x), count in np.ndenumerate(labelled):
         colour = "white" if share[y, x] > 0.55 else _INK
         text = f"{count:.0f}" if count else "–"
@@ -203,7 +204,7 @@ def draw_spreads(rows: Sequence[Spreads]) -> Figure:
         )
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), [row.device for row in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
     axes.xaxis.set_minor_formatter(lambda x, _: f"{100 * x:.3g} %" if f"{x:e}"[0] in "25" else "")
     axes.set_xlabel(

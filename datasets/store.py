@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,28 +147,44 @@ def save_table(
     digests = {g.digest for g in graphs}
     if len(digests) != len(graphs):
         raise DataError(f"{len(graphs) - len(digests)} graphs are given twice; give each digest once")
-    cells = [(digest, device, reason) for (digest, device), reason in (failures or {}).items()]
-    rows = schema.as_table(ROWS, {name: table.rows[name] for name in COLUMNS})
-    failed = schema.as_table(
-        FAILURES, {name: [cell[i] for cell in cells] for i, name in enumerate(("digest", "device", "reason"))}
-    )
-    schema.check_rows(rows, digests, "the measurements given")
+    checked = _checked(table.rows, failures or {}, digests)
+
+    def write_graphs(part: Path) -> None:
+        schema.write(_graph_table(graphs, _known_facts(folder, table)), part, row_group_size=_GROUP)
+
+    _replace(folder, {GRAPHS: write_graphs, **checked})
+
+
+def _checked(
+    rows: pd.DataFrame, failures: Mapping[tuple[str, str], str], digests: Collection[str]
+) -> dict[str, Callable[[Path], None]]:
+    """Writers of the measurements and the failed cells, once those are found to be good."""
+    cells = [(digest, device, reason) for (digest, device), reason in failures.items()]
+    names = schema.schemas()[FAILURES].names
+    good = schema.as_table(ROWS, {name: rows[name] for name in COLUMNS})
+    failed = schema.as_table(FAILURES, {name: [cell[i] for cell in cells] for i, name in enumerate(names)})
+    schema.check_rows(good, digests, "the measurements given")
     schema.check_failures(failed, digests, "the failed cells given")
-    parts = {name: folder / (name + ".part") for name in (GRAPHS, FAILURES, ROWS)}
+    return {FAILURES: partial(schema.write, failed), ROWS: partial(schema.write, good)}
+
+
+def _replace(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
+    """Write files in full beside the old ones, then put them in their places, in order."""
+    parts = {name: folder / (name + ".part") for name in writers}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        schema.write(_graph_table(graphs, _known_facts(folder)), parts[GRAPHS], row_group_size=_GROUP)
-        schema.write(failed, parts[FAILURES])
-        schema.write(rows, parts[ROWS])
+        for name, write in writers.items():
+            write(parts[name])
         for name, part in parts.items():
             part.replace(folder / name)
     except OSError as error:
         if isinstance(error, HardsightError):
             raise
-        raise StorageError(f"cannot write the data set to {folder}: {error}") from error
+        raise StorageError(f"cannot write the data set to {folder}: {error.strerror or error}") from error
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _graph_table(graphs: Sequence[StoredGraph], known: Mapping[str, GraphFacts]) -> pa.Table:
@@ -185,8 +202,10 @@ def _graph_table(graphs: Sequence[StoredGraph], known: Mapping[str, GraphFacts])
     return schema.as_table(GRAPHS, columns)
 
 
-def _known_facts(folder: Path) -> Mapping[str, GraphFacts]:
-    """Facts of the graphs already there, so that a growing data set parses each graph once."""
+def _known_facts(folder: Path, table: MeasurementTable) -> Mapping[str, GraphFacts]:
+    """Facts of graphs that were stored before, so that a growing data set parses each graph once."""
+    if isinstance(table.graphs, GraphStore):
+        return table.graphs.facts
     try:
         return load_facts(folder)
     except HardsightError:
@@ -240,14 +259,13 @@ def add_labels(base: Path, out: Path, rows: pd.DataFrame, failures: Mapping[tupl
     """
     import pandas as pd
 
-    table = load_table(base)
-    assert isinstance(table.graphs, GraphStore)
-    known = load_failures(base)
+    table, known = load_table(base), load_failures(base)
     reasons = dict(zip(zip(known["digest"], known["device"], strict=True), known["reason"], strict=True))
     both = pd.concat([table.rows, rows], ignore_index=True)
     both = both[~both.duplicated(["digest", "device", "metric", "time", "value"])]
-    grown = MeasurementTable(both, table.graphs, table.families)
-    save_table(out, list(table.graphs.stored.values()), grown, {**reasons, **failures})
+    checked = _checked(both, {**reasons, **failures}, table.graphs)
+    graphs = (base / GRAPHS).read_bytes()
+    _replace(out, {GRAPHS: lambda part: part.write_bytes(graphs), **checked})
     return len(both) - len(table)
 
 

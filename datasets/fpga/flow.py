@@ -55,7 +55,7 @@ def run(
         shape: of its input.
         target: ``xcup`` for synthesis only, ``ecp5`` for synthesis, placement and routing.
         cutoff: adders in a row between two registers, as da4ml counts them.
-        limit_s: processor time of each tool, so that a busy machine refuses no design that an idle one takes.
+        limit_s: processor time per process (abc is one of its own); a busy machine then takes what an idle one does.
         memory_bytes: of data at most.
 
     Returns:

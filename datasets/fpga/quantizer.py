@@ -44,8 +44,8 @@ class Quantizer:
     def read(cls, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Quantizer:
         """The quantizer of a node.
 
-        ``ROUND`` rounds halves to even in QONNX and upwards here, as HLS tools do by default: another
-        adder less. It matters only where a value lies in the middle between two levels.
+        ``ROUND`` rounds halves to even in QONNX and upwards here, which is cheaper in hardware and all that da4ml
+        has. It matters only where a value lies in the middle between two levels.
 
         Args:
             node: of type Quant or IntQuant.
@@ -67,7 +67,7 @@ class Quantizer:
             raise BackendError(
                 f"'{node.name}' (Quant) has a zero point; hardware wants symmetric quantization"
             )
-        if not np.all(np.ldexp(1.0, np.rint(np.log2(scale)).astype(int)) == scale):
+        if not np.all(np.frexp(scale)[0] == 0.5):
             raise BackendError(
                 f"the scale of '{node.name}' (Quant), {scale.flat[0]:.6g}, is no power of two; "
                 "train with power-of-two scales (Brevitas: RestrictValueType.POWER_OF_TWO)"
@@ -101,7 +101,7 @@ class Quantizer:
 
     def fixed_point(self, shape: tuple[int, ...]) -> tuple[bool, Array, Array]:
         """Sign bit, integer bits (without sign) and fraction bits, the latter two of ``shape``."""
-        fraction = np.broadcast_to(-np.rint(np.log2(self.scale)).astype(int), shape)
+        fraction = np.broadcast_to(1 - np.frexp(self.scale)[1].astype(int), shape)
         return self.signed, self.bits - self.signed - fraction, fraction
 
 

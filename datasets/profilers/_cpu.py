@@ -374,9 +374,9 @@ def _runnable(
 
 
 def _contradicts(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether the file fixes an input's dimension to another number; a runtime would refuse the input."""
+    """Whether the file leaves an input's dimension open, or fixes it to another number, which a runtime would refuse."""
     return any(
-        dim.HasField("dim_value") and dim.dim_value != size
+        dim.dim_value != size
         for value in model.graph.input
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
     )

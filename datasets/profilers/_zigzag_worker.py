@@ -137,16 +137,12 @@ def _in_memory(accelerator: Any) -> bool:
     return hasattr(accelerator.operational_array, "tclk")
 
 
-def clock_hz(hardware: str, mapping: str) -> float | None:
-    """Clock of an in-memory array, which ZigZag derives from its circuits; None for the others."""
-    period_ns = getattr(architecture(hardware, mapping)[0].operational_array, "tclk", None)
-    return None if period_ns is None else 1e9 / period_ns
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """``{"cycles", "energy_pj"}`` or ``{"error"}`` for ``{"layer", "hardware", "mapping"}``."""
     try:
         cycles, energy_pj = price(request["layer"], request["hardware"], request["mapping"])
+    except MemoryError:  # the machine's limit, not ZigZag's: no answer to keep
+        raise
     except Exception as error:  # whatever ZigZag throws becomes the cell's reason
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")}
     return {"cycles": cycles, "energy_pj": energy_pj}

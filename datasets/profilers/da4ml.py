@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Da4mlProfiler(Profiler):
-    """Logic cells, flip-flops and pipeline depth on a Xilinx UltraScale+ FPGA, for any family member of its LUTs.
+    """Logic cells, flip-flops and pipeline depth in Xilinx UltraScale+ logic (7-series counts are the same).
 
     The network is unrolled wholly: da4ml (Sun et al., ACM TRETS 2025) turns it into shared additions and
     cuts these into pipeline stages, yosys synthesises the Verilog for ``xcup``, out of context. A new
@@ -42,7 +42,7 @@ class Da4mlProfiler(Profiler):
     Args:
         cache: not used; nothing here is worth keeping.
         seed: of random weights.
-        limit_s: processor time of each tool for one design.
+        limit_s: processor time per process for one design.
     """
 
     anywhere: ClassVar[bool] = True

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hardsight.datasets.profilers._capture import printed
 from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
+from hardsight.datasets.profilers._reference import disagreement, fixed_inputs
 from hardsight.errors import BackendError
 
 
@@ -25,7 +29,7 @@ class MnnProfiler(CpuRuntimeProfiler):
     runtime = "mnn"
     package = "MNN"
     extra = "mnn"
-    converter_packages = ("onnx",)
+    converter_packages = ("onnx", "onnxruntime")
 
     @staticmethod
     def convert(model: str, folder: str, mode: str) -> str:
@@ -34,7 +38,8 @@ class MnnProfiler(CpuRuntimeProfiler):
 
         path = Path(folder) / "model.mnn"
         arguments = ["-f", "ONNX", "--modelFile", model, "--MNNModel", str(path), "--bizCode", "hardsight"]
-        if any(node.op_type == "LSTM" for node in onnx.load(model, load_external_data=False).graph.node):
+        proto = onnx.load(model, load_external_data=False)
+        if any(node.op_type == "LSTM" for node in proto.graph.node):
             arguments.append("--useOriginRNNImpl")  # made a loop, MNN's default, most LSTMs crash it
         with printed() as out:
             _tools.mnnconvert(["mnnconvert", *arguments])
@@ -43,10 +48,14 @@ class MnnProfiler(CpuRuntimeProfiler):
             unknown = re.search(r"These Op Not Support: (.*)", said)
             why = f"MNN has no {unknown[1].strip()}" if unknown else " ".join(said.split()[-30:])
             raise BackendError(f"MNN's converter refused the model: {why}")
+        with printed():
+            outputs = MnnProfiler.load(str(path), mode, 1, fixed_inputs(proto)[0])()
+        if wrong := disagreement(model, proto, [np.array(output.read()) for output in outputs]):
+            raise BackendError(f"MNN's converter changed the model: {wrong}")
         return str(path)
 
     @staticmethod
-    def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], object]:
+    def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], Any]:
         from MNN import expr, nn
 
         config = {"backend": "CPU", "precision": "high", "numThread": threads}
@@ -59,13 +68,14 @@ class MnnProfiler(CpuRuntimeProfiler):
             if value.dtype not in types:
                 raise BackendError(f"MNN's input '{name}' can be float32 or integer only")
         dtypes = {name: types[value.dtype] for name, value in placeholders.items()}
+        arrays = inputs({name: shape for name, shape in shapes.items() if name in dtypes}, dtypes)
         variables = []
-        for name, array in inputs({name: shapes[name] for name in dtypes}, dtypes).items():
-            variables.append(expr.placeholder(shapes[name], expr.NCHW, placeholders[name].dtype))
-            variables[-1].write(array)
+        for name, placeholder in placeholders.items():
+            variables.append(expr.placeholder(shapes[name], expr.NCHW, placeholder.dtype))
+            variables[-1].write(arrays[name])
 
-        def run() -> object:
-            outputs = module.forward(variables)
+        def run() -> list[Any]:
+            outputs: list[Any] = module.forward(variables)
             if len(outputs) != len(info["outputNames"]):
                 raise BackendError("MNN could not run the model: no output")
             for output in outputs:

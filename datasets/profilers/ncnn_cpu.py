@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardsight.datasets.profilers._capture import printed
 from hardsight.datasets.profilers._cpu import CpuRuntimeProfiler, inputs
+from hardsight.datasets.profilers._reference import disagreement, fixed_inputs
 from hardsight.errors import BackendError, ModelError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -24,17 +25,17 @@ _CONVERSION_S = 120.0
 class NcnnProfiler(CpuRuntimeProfiler):
     """Tencent's ncnn, on models that pnnx has converted.
 
-    pnnx reads the ONNX file itself; where that leaves an operator that ncnn lacks (it has no Gather), it reads
-    what `to_torch` traces to instead (where that is an embedding). fp16 and bf16, by default on where the
-    processor has them, are off in storage and arithmetic alike; Winograd and im2col convolutions, channel
-    packing and the light mode (tensors freed after their last use) stay on. An inference is a new extractor,
-    inputs set, each output extracted: synchronous, as in ncnn's own benchmark.
+    pnnx reads the ONNX file itself; where that leaves an operator that ncnn lacks (it has no Gather) or comes
+    to other results, it reads what `to_torch` traces to instead (where Gather is an embedding). fp16 and
+    bf16, by default on where the processor has them, are off in storage and arithmetic alike; Winograd and
+    im2col convolutions, channel packing and the light mode (tensors freed after their last use) stay on. An
+    inference is a new extractor, inputs set, each output extracted: synchronous, as in ncnn's own benchmark.
     """
 
     runtime = "ncnn"
     package = "ncnn"
     extra = "ncnn"
-    converter_packages = ("onnx", "torch")
+    converter_packages = ("onnx", "onnxruntime", "torch")
 
     def check(self) -> None:
         super().check()
@@ -46,18 +47,22 @@ class NcnnProfiler(CpuRuntimeProfiler):
 
         proto = onnx.load(model)
         out = Path(folder, "model")
+        reasons = []
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            source = Path(scratch, "model.onnx")
-            source.symlink_to(Path(model).absolute())  # pnnx writes beside what it reads
-            lacks = _convert(source, proto, out)
-            if lacks and (traced := _trace(proto, Path(scratch, "model.pt"))):
-                lacks = _convert(traced, proto, out)
-        if lacks:
-            raise BackendError(f"ncnn has no layer for the model's {lacks}")
-        return str(out.with_suffix(".param"))
+            for source in _sources(model, proto, Path(scratch)):
+                reason = _convert(source, proto, out)
+                if not reason:
+                    with printed():
+                        mats = NcnnProfiler.load(f"{out}.param", mode, 1, fixed_inputs(proto)[0])()
+                    wrong = disagreement(model, proto, [mat.numpy(batch_index=0) for mat in mats])
+                    reason = f"ncnn's converter changed the model: {wrong}" if wrong else ""
+                if not reason:
+                    return f"{out}.param"
+                reasons.append(reason)
+        raise BackendError(reasons[0])
 
     @staticmethod
-    def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], object]:
+    def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], Any]:
         import ncnn
 
         net = ncnn.Net()
@@ -69,15 +74,16 @@ class NcnnProfiler(CpuRuntimeProfiler):
             raise BackendError("ncnn could not load the converted model")
         ends = json.loads(file.with_suffix(".json").read_text())
         arrays = inputs(
-            {name: shapes[name] for _, name, _, _ in ends}, {name: dtype for _, name, dtype, _ in ends}
+            {name: shape for name, shape in shapes.items() if name in ends},
+            {name: "float32" if kind == "f" else "int32" for name, (_, kind, _) in ends.items()},
         )
         mats = [
             (blob, ncnn.Mat(arrays[name], batch_index=batch_index).clone())
-            for blob, name, _, batch_index in ends
+            for name, (blob, _, batch_index) in ends.items()
         ]
         outputs = net.output_names()
 
-        def run() -> list[object]:
+        def run() -> list[Any]:
             with net.create_extractor() as extractor:
                 for blob, mat in mats:
                     extractor.input(blob, mat)
@@ -109,15 +115,20 @@ def _convert(source: Path, proto: onnx.ModelProto, out: Path) -> str:
         proto: the model in it.
 
     Returns:
-        name of a layer that ncnn lacks; empty when it has all of them.
+        the reason why there is no such model; empty when there is.
     """
     import ncnn
 
-    given = _inputs(proto)
+    shapes, dtypes = fixed_inputs(proto)
+    kinds = {"float32": "f32", "int64": "i64", "int32": "i32"}
+    for name, dtype in dtypes.items():
+        if dtype.name not in kinds:
+            return f"ncnn's input '{name}' can be float32 or integer, not {dtype.name}"
+    given = [f"[{','.join(map(str, shapes[n]))}]{kinds[dtypes[n].name]}" for n in shapes]
     param, example = out.with_suffix(".param"), source.with_suffix(".py")
     files = {"ncnnparam": param, "ncnnbin": out.with_suffix(".bin"), "ncnnpy": example}
     files |= dict.fromkeys(("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx"), Path("/dev/null"))
-    command = [_pnnx(), str(source), f"inputshape={','.join(shape for _, _, shape in given)}", "fp16=0"]
+    command = [_pnnx(), str(source), f"inputshape={','.join(given)}", "fp16=0"]
     command += [f"{key}={path}" for key, path in files.items()]
     try:
         done = subprocess.run(
@@ -128,66 +139,41 @@ def _convert(source: Path, proto: onnx.ModelProto, out: Path) -> str:
             timeout=_CONVERSION_S,
             check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        raise BackendError(f"ncnn's converter did not end within {_CONVERSION_S:.0f} s") from error
+    except subprocess.TimeoutExpired:
+        return f"ncnn's converter did not end within {_CONVERSION_S:.0f} s"
     if done.returncode or not param.exists() or not example.exists():
         said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1][-300:]
-        raise BackendError(f"ncnn's converter failed (exit status {done.returncode}): {said}")
+        return f"ncnn's converter failed (exit status {done.returncode}): {said}"
     with printed() as log:
         failed = ncnn.Net().load_param(str(param))
         said = log.text()
     if failed:
         unknown = re.search(r"layer (\S+) not exists", said)
-        return unknown[1] if unknown else " ".join(said.split()[-30:])
+        return f"ncnn has no layer for the model's {unknown[1]}" if unknown else " ".join(said.split()[-30:])
     # the example that pnnx writes is the only place that tells whether an input's first axis is a batch
     feeds = re.findall(r"ncnn\.Mat\(in(\d+)\.numpy\(\), batch_index=(\d+)\)", example.read_text())
-    ends = [(f"in{i}", *given[int(i)][:2], int(batch_index)) for i, batch_index in feeds]
+    names = list(shapes)
+    ends = {names[int(i)]: (f"in{i}", dtypes[names[int(i)]].kind, int(batch)) for i, batch in feeds}
     out.with_suffix(".json").write_text(json.dumps(ends))
     return ""
 
 
-def _inputs(proto: onnx.ModelProto) -> list[tuple[str, str, str]]:
-    """Name, type that ncnn computes it in, and shape (as pnnx wants it) of every input.
-
-    Raises:
-        BackendError: when ncnn has no such input.
-    """
-    from onnx import TensorProto
-
-    kinds: dict[int, tuple[str, str]] = {
-        TensorProto.FLOAT: ("float32", "f32"),
-        TensorProto.INT64: ("int32", "i64"),
-        TensorProto.INT32: ("int32", "i32"),
-    }
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    found = []
-    for value in proto.graph.input:
-        if value.name in weights:
-            continue
-        tensor = value.type.tensor_type
-        sizes = [dim.dim_value for dim in tensor.shape.dim]
-        if tensor.elem_type not in kinds:
-            raise BackendError(f"ncnn's input '{value.name}' can be float32 or integer only")
-        if not sizes or not all(sizes):
-            raise BackendError(f"input '{value.name}' has no fixed shape, which ncnn's converter needs")
-        dtype, kind = kinds[tensor.elem_type]
-        found.append((value.name, dtype, f"[{','.join(map(str, sizes))}]{kind}"))
-    return found
-
-
-def _trace(proto: onnx.ModelProto, path: Path) -> Path | None:
-    """Write the model as TorchScript; None when it cannot be turned into PyTorch."""
+def _sources(model: str, proto: onnx.ModelProto, scratch: Path) -> Iterator[Path]:
+    """What to convert, best first: the ONNX file, and the model as TorchScript where it can be one."""
+    source = scratch / "model.onnx"
+    source.symlink_to(Path(model).absolute())  # pnnx writes beside what it reads
+    yield source
     import torch
 
     from hardsight.datasets.quantize import random_feeds
     from hardsight.datasets.to_torch import to_torch
 
-    feeds = tuple(torch.from_numpy(array) for array in random_feeds(proto).values())
     try:
         module = to_torch(proto)
     except (ModelError, NotSupportedError):
-        return None
+        return
+    feeds = tuple(torch.from_numpy(array) for array in random_feeds(proto).values())
     with torch.no_grad():
         traced = torch.jit.trace(module, feeds, check_trace=False)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, str(path))
-    return path
+    torch.jit.save(traced, str(scratch / "model.pt"))
+    yield scratch / "model.pt"

@@ -50,7 +50,9 @@ class OpenVinoProfiler(CpuRuntimeProfiler):
         names = {_name(value, shapes): value for value in compiled.inputs}
         dtypes = {name: value.element_type.to_dtype() for name, value in names.items()}
         request = compiled.create_infer_request()
-        for name, array in inputs({name: shapes[name] for name in names}, dtypes).items():
+        for name, array in inputs(
+            {name: shape for name, shape in shapes.items() if name in names}, dtypes
+        ).items():
             request.get_tensor(names[name]).data[...] = array  # a shared array would not be kept alive
         return lambda: request.infer(share_outputs=True)
 

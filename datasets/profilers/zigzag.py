@@ -39,7 +39,8 @@ ARCHITECTURES: Final = {
 }
 """First part of a device's name to the hardware and mapping files that ZigZag ships; no other mapping fits Eyeriss."""
 
-_TIMEOUT_S = 600.0
+_WORKER = (sys.executable, "-m", "hardsight.datasets.profilers._zigzag_worker")
+_TIMEOUT_S = 1800.0  # of wall time: a simulator may run beside others
 _REVISION = 1  # of how layers are made and searched: part of a kept price's key
 
 
@@ -138,14 +139,7 @@ class ZigzagProfiler(Profiler):
 
     def close(self) -> None:
         """End the worker process and close the cache."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.wait()
-            for stream in (self._worker.stdin, self._worker.stdout):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
-            self._worker = None
+        self._end_worker()
         if self._prices is not None:
             self._prices.close()
             self._prices = None
@@ -154,27 +148,26 @@ class ZigzagProfiler(Profiler):
         self.close()
 
     def _price(self, layer: str, hardware: str, deadline: float) -> dict[str, Any]:
-        """``{"cycles", "energy_pj"}`` or ``{"error"}`` of one layer, given as canonical JSON."""
+        """``{"cycles", "energy_pj"}`` of one layer (canonical JSON), or ``{"error"}`` when ZigZag refuses it."""
         if self._prices is None:
             self._prices = _Prices(self.cache)
         key = f"{_version()} {_REVISION} {hardware} {layer}"
         price = self._prices.get(key)
         if price is None:
             stem, mapping = ARCHITECTURES[hardware]
-            request = {"layer": json.loads(layer), "hardware": stem, "mapping": mapping}
-            price = self._ask(request, deadline - time.monotonic())
-            if price is None:
-                return {"error": f"ZigZag was still searching after {self._timeout_s:.0f} s"}
-            if "crash" in price:
-                return {"error": price["crash"]}
+            price = self._ask({"layer": json.loads(layer), "hardware": stem, "mapping": mapping}, deadline)
             self._prices.put(key, price)
         return price
 
-    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        """The worker's answer; None after the time-out, ``{"crash"}`` when it dies."""
-        if self._worker is None or self._worker.poll() is not None:
+    def _ask(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """The worker's answer.
+
+        Raises:
+            BackendError: when there is none by the deadline, or the worker dies.
+        """
+        if self._worker is None:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "hardsight.datasets.profilers._zigzag_worker"],
+                _WORKER,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -189,25 +182,39 @@ class ZigzagProfiler(Profiler):
             late.set()
             worker.kill()
 
-        timer = threading.Timer(max(timeout_s, 0), end)
+        timer = threading.Timer(max(deadline - time.monotonic(), 0), end)
         timer.start()
+        line = ""
         try:
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
             line = worker.stdout.readline()
         except BrokenPipeError:
-            line = ""
-        except BaseException:  # its answer, still to come, would be taken for the next one's
-            self.close()
-            raise
+            pass
         finally:
             timer.cancel()
+            if (
+                not line.endswith("\n") or late.is_set()
+            ):  # what it may still say must not be taken for the next answer
+                code = self._end_worker()
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
             return answer
+        if late.is_set():
+            raise BackendError(f"ZigZag was still searching after {self._timeout_s:.0f} s")
+        raise BackendError(f"ZigZag's process ended without an answer (exit status {code})")
+
+    def _end_worker(self) -> int | None:
+        """Kill the worker if it lives; its exit status."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return None
         worker.kill()
-        worker.wait()
-        return None if late.is_set() else {"crash": f"ZigZag's process ended with code {worker.returncode}"}
+        for stream in (worker.stdin, worker.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        return worker.wait()
 
 
 class _Prices:

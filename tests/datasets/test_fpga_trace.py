@@ -164,6 +164,7 @@ def _dense(quantizer: str, *, head: str = "", tail: str = "y = Gemm(q, w)", x: s
     [
         (_dense("Relu(x)"), "'net' is not quantized: its input is read by Relu 'node0'"),
         (_dense(f"{QUANT}(x, odd, zero, four)"), "is no power of two"),
+        (_dense(f"{QUANT}(x, zero, zero, four)"), "is no power of two"),
         (_dense(f"{QUANT}(x, half, half, four)"), "has a zero point"),
         (_dense(f"{QUANT}(x, half, zero, half)"), "no whole width"),
         (_dense(f'{QUANT}<rounding_mode="CEIL">(x, half, zero, four)'), "rounds by CEIL"),

@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_old_data_set(folder: Path, monkeypatch: pytest.M
         real(written, path, **more)
 
     monkeypatch.setattr(schema, "write", full)
-    with pytest.raises(StorageError, match="cannot write the data set.*No space left"):
+    with pytest.raises(StorageError, match=r"cannot write the data set.*No space left"):
         save_table(folder, GRAPHS[:20], table())
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -326,7 +326,8 @@ def test_labels_are_added_once(folder: Path, tmp_path: Path) -> None:
 def test_summaries(folder: Path) -> None:
     read = load_table(folder)
     latency = summarise_labels(read)[0]
-    assert latency[:6] == (CPU, "latency_s", 8, 1e-3, 4.5e-3, 8e-3)
+    assert latency[:3] == (CPU, "latency_s", 8)
+    assert latency[3:6] == pytest.approx((1e-3, 4.5e-3, 8e-3))
     assert (latency.spread, latency.spread_90) == pytest.approx((0.035, 0.063))
     assert latency.provenance == "measured"
     cpu, fpga = summarise_devices(read, load_failures(folder))

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 
@@ -191,6 +192,10 @@ def _read(model: bytes) -> tuple[Any, list[str]]:
     from ai_edge_litert import schema_py_generated as schema
 
     root = schema.ModelT.InitFromPackedBuf(model, 0)
+    for buffer in root.buffers:
+        if buffer.offset > 1:  # large files keep data behind the tables, where writing them anew would lose it
+            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     return root, [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in root.operatorCodes]
 

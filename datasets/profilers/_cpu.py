@@ -374,7 +374,7 @@ def _runnable(
 
 
 def _contradicts(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether the file leaves an input's dimension open, or fixes it to another number, which a runtime would refuse."""
+    """Whether the file leaves an input's dimension open, or fixes it to another number: runtimes refuse that one."""
     return any(
         dim.dim_value != size
         for value in model.graph.input

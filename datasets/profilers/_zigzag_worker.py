@@ -57,11 +57,7 @@ class _Orders(LomaEngine):  # type: ignore[misc]
 
 
 class _Search(TemporalMappingGeneratorStage):  # type: ignore[misc]
-    """The temporal mappings of `_Orders`, those with the same cost once.
-
-    The cost model sees of the loops inside one memory level only their product by dimension, and how much of it
-    is on top and irrelevant (or relevant) to the operand.
-    """
+    """The temporal mappings of `_Orders`, those with the same cost once."""
 
     def generate_temporal_mappings(self) -> Generator[Any, None, None]:
         engine = _Orders(
@@ -79,22 +75,30 @@ class _Search(TemporalMappingGeneratorStage):  # type: ignore[misc]
 
 
 def _what_costs(mapping: Any) -> object:
-    return tuple(
-        (
-            tuple(_by_dimension(loops) for loops in levels),
-            tuple(mapping.top_r_loop_size[operand]),
-            tuple(mapping.top_ir_loop_size[operand]),
-            mapping.mac_level_data_stationary_cycle[operand],
+    """All that the cost model sees of a temporal mapping, for each operand.
+
+    That is, of the loops in a memory level: the product of those that touch other data in each step and of those
+    that do not, the size of each that does so together with another (image and kernel), and what is on top.
+    """
+    relevancy = mapping.layer_node.loop_relevancy_info
+    seen = []
+    for operand, levels in mapping.mapping_dic_stationary.items():
+        other_data = set(relevancy.get_r_layer_dims(operand))
+        together = {dim for pair in relevancy.get_pr_layer_dims(operand).values() for dim in pair}
+        sizes: list[dict[str, int]] = [{} for _ in levels]
+        for products, loops in zip(sizes, levels, strict=True):
+            for dim, size in loops:
+                what = dim.name if dim in together else "other" if dim in other_data else "same"
+                products[what] = products.get(what, 1) * size
+        seen.append(
+            (
+                tuple(frozenset(products.items()) for products in sizes),
+                tuple(mapping.top_r_loop_size[operand]),
+                tuple(mapping.top_ir_loop_size[operand]),
+                mapping.mac_level_data_stationary_cycle[operand],
+            )
         )
-        for operand, levels in mapping.mapping_dic_stationary.items()
-    )
-
-
-def _by_dimension(loops: list[tuple[Any, int]]) -> frozenset[tuple[str, int]]:
-    sizes: dict[str, int] = {}
-    for dim, size in loops:
-        sizes[dim.name] = sizes.get(dim.name, 1) * size
-    return frozenset(sizes.items())
+    return tuple(seen)
 
 
 @cache

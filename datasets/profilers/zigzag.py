@@ -73,9 +73,11 @@ class ZigzagProfiler(Profiler):
         self._prices: _Prices | None = None
 
     def check(self) -> None:
-        if find_spec("zigzag") is None:
+        if (
+            find_spec("zigzag") is None or find_spec("six") is None
+        ):  # which ZigZag imports but does not require
             raise BackendError(
-                "the ZigZag profiler needs the package 'zigzag-dse': pip install 'hardsight[asic]'"
+                "the ZigZag profiler needs the packages 'zigzag-dse' and 'six': pip install 'hardsight[asic]'"
             )
 
     def measure(

@@ -24,6 +24,8 @@ COMMANDS = (
     ("dataset", "agreement"),
     ("dataset", "import"),
     ("dataset", "convert"),
+    ("dataset", "fetch"),
+    ("dataset", "sources"),
     ("train",),
     ("evaluate",),
 )

@@ -73,6 +73,18 @@ def test_computes_the_model(ncnn: None, tmp_path: Path, family: str, seed: int) 
     }
 
 
+def test_a_conversion_that_changes_the_model_is_not_measured(ncnn: None, tmp_path: Path) -> None:
+    """From the ONNX file, pnnx makes a mean over no axis of this one; by way of TorchScript it is right."""
+    body = "{ a = Constant<value = int64[1] {1}>() y = ReduceMean<keepdims=0>(x, a) }"
+    text = HEAD.replace("17", "18") + "g (float[1,100,64] x) => (float[1,64] y) " + body
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    path = NcnnProfiler.convert(str(tmp_path / "m.onnx"), str(tmp_path), "fp32-t1")
+    shapes = {"x": [1, 100, 64]}
+    run = NcnnProfiler.load(path, "fp32-t1", 1, shapes)
+    expected = _cpu.inputs(shapes, {"x": np.float32})["x"].mean(axis=1)
+    np.testing.assert_allclose(np.ravel(run()[0]), expected.ravel(), atol=1e-5)
+
+
 def test_one_thread_is_the_calling_thread(ncnn: None, tmp_path: Path) -> None:
     shapes, _ = sample("inverted_bottleneck", tmp_path / "m.onnx")
     path = NcnnProfiler.convert(str(tmp_path / "m.onnx"), str(tmp_path), "fp32-t1")

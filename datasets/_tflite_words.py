@@ -130,7 +130,9 @@ def _gather(graph: fx.Graph, node: fx.Node) -> None:
     else:
         x, axis, index = _arguments(node)
     with graph.inserting_before(node):
-        _replace(node, graph.call_function(torch.ops.tfl.gather, (x, index, axis)))
+        flat = graph.call_function(torch.reshape, (index, (-1,)))  # it takes no other
+        taken = graph.call_function(torch.ops.tfl.gather, (x, flat, axis))
+        _replace(node, graph.call_function(torch.reshape, (taken, tuple(node.meta["val"].shape))))
 
 
 def _gelu(graph: fx.Graph, node: fx.Node) -> None:

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ DRIFT = 0.06
 MAX_SPREAD = 0.10
 _MORE_OF = {"single_operator": 4, "small_block": 4}  # small graphs teach the cost of single operators
 _BACKENDS = ("loky", "dask", "ray")
+_FEW = 64
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -268,7 +270,7 @@ class Builder:
             InputError: for another backend.
             BackendError: a cluster's package is missing.
         """
-        from joblib import Parallel, delayed, parallel_config
+        from joblib import delayed, parallel_config
 
         from hardsight.datasets.profilers import get_profiler
 
@@ -292,8 +294,7 @@ class Builder:
         _register(backend)
         count = 0
         with parallel_config(backend=backend, n_jobs=n_jobs):
-            results = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(jobs())
-            for cells in results:
+            for cells in _as_they_come(jobs(), backend):
                 self.journal.append(cells)
                 count += 1
                 if progress:
@@ -393,6 +394,17 @@ def _label_on_all(
     finally:
         for kept in folder.glob(f"{graph.digest}.*"):
             shutil.rmtree(kept, ignore_errors=True) if kept.is_dir() else kept.unlink(missing_ok=True)
+
+
+def _as_they_come(jobs: Iterator[Any], backend: str) -> Iterator[list[Cell]]:
+    """Results of jobs as they end; on Ray, which hands over lists only, a few at a time."""
+    from joblib import Parallel
+
+    if backend != "ray":
+        yield from Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(jobs)
+        return
+    while few := list(islice(jobs, _FEW)):
+        yield from Parallel(batch_size=1)(few)
 
 
 def _profiler(device: Device, folder: Path) -> Profiler:

@@ -193,7 +193,9 @@ def _read(model: bytes) -> tuple[Any, list[str]]:
 
     root = schema.ModelT.InitFromPackedBuf(model, 0)
     for buffer in root.buffers:
-        if buffer.offset > 1:  # large files keep data behind the tables, where writing them anew would lose it
+        if (
+            buffer.offset > 1
+        ):  # large files keep data behind the tables, where writing them anew would lose it
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,38 +49,55 @@ def build_dataset(
     folder: Path,
     recipe: Recipe,
     *,
-    device: str = HERE,
+    devices: Sequence[str] = (HERE,),
     name: str | None = None,
+    n_jobs: int = -1,
+    backend: str = "loky",
     time_limit_s: float = float("inf"),
     progress: Progress | None = None,
 ) -> BuiltDataset:
-    """Generate networks, measure them on this machine and write the data set; resumable.
+    """Generate networks, label them and write the data set; resumable.
 
     Args:
         folder: of the data set.
         recipe: what it holds.
-        device: a ``host/…`` device.
-        name: device name to write instead.
-        time_limit_s: stop measuring after that.
+        devices: modes of this machine, which are timed in turn, and simulated or synthesised devices, which
+            fan out over processes after that.
+        name: hardware name to write instead of ``host``.
+        n_jobs: processes for simulators and synthesis; -1 means one per core.
+        backend: joblib's, for those: ``loky``, ``dask`` or ``ray``.
+        time_limit_s: stop labelling after that.
         progress: called after each network.
 
     Raises:
-        BackendError: this machine cannot be measured.
+        BackendError: a device cannot be labelled here.
         StorageError: the folder cannot be written or was begun with another recipe.
     """
     from hardsight.datasets.build import Builder
     from hardsight.datasets.profilers import get_profiler
 
-    target = get_device(device)
-    if name is not None:
-        check_device_name(name)
-    profiler = get_profiler(target)
-    profiler.check()
+    begin = time.monotonic()
+    targets = [get_device(device) for device in devices]
+    rename = {d.name: f"{name}/{d.runtime}/{d.mode}" for d in targets if d.hardware == HOST and name}
+    for new in rename.values():
+        check_device_name(new)
     builder = Builder(folder, recipe)
+    timed, fanned = [], defaultdict(list)
+    for device in targets:
+        profiler = get_profiler(device, builder.cache)
+        profiler.check()
+        if profiler.anywhere:
+            fanned[device.runtime].append(device)
+        else:
+            timed.append((profiler, device))
     builder.generate(progress)
-    complete = builder.measure([(profiler, target)], time_limit_s=time_limit_s, progress=progress)
-    table = builder.pack(rename={device: name} if name else None)
-    return BuiltDataset(table, complete, builder.failures())
+    complete = builder.measure(timed, time_limit_s=time_limit_s, progress=progress)
+    for group in fanned.values():
+        left_s = time_limit_s - (time.monotonic() - begin)
+        complete &= builder.fan_out(
+            group, n_jobs=n_jobs, backend=backend, time_limit_s=left_s, progress=progress
+        )
+    return BuiltDataset(builder.pack(rename=rename), complete, builder.failures())
 
 
 def load_dataset(folder: Path | None = None) -> MeasurementTable:

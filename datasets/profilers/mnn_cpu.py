@@ -49,7 +49,8 @@ class MnnProfiler(CpuRuntimeProfiler):
             why = f"MNN has no {unknown[1].strip()}" if unknown else " ".join(said.split()[-30:])
             raise BackendError(f"MNN's converter refused the model: {why}")
         with printed():
-            outputs = MnnProfiler.load(str(path), mode, 1, fixed_inputs(proto)[0])()
+            run = MnnProfiler.load(str(path), mode, 1, fixed_inputs(proto)[0])
+            outputs = run()
         if wrong := disagreement(model, proto, [np.array(output.read()) for output in outputs]):
             raise BackendError(f"MNN's converter changed the model: {wrong}")
         return str(path)

@@ -49,11 +49,12 @@ class NcnnProfiler(CpuRuntimeProfiler):
         out = Path(folder, "model")
         reasons = []
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for source in _sources(model, proto, Path(scratch)):
+            for source in _sources(proto, Path(scratch)):
                 reason = _convert(source, proto, out)
                 if not reason:
                     with printed():
-                        mats = NcnnProfiler.load(f"{out}.param", mode, 1, fixed_inputs(proto)[0])()
+                        run = NcnnProfiler.load(f"{out}.param", mode, 1, fixed_inputs(proto)[0])
+                        mats = run()
                     wrong = disagreement(model, proto, [mat.numpy(batch_index=0) for mat in mats])
                     reason = f"ncnn's converter changed the model: {wrong}" if wrong else ""
                 if not reason:
@@ -158,11 +159,14 @@ def _convert(source: Path, proto: onnx.ModelProto, out: Path) -> str:
     return ""
 
 
-def _sources(model: str, proto: onnx.ModelProto, scratch: Path) -> Iterator[Path]:
+def _sources(proto: onnx.ModelProto, scratch: Path) -> Iterator[Path]:
     """What to convert, best first: the ONNX file, and the model as TorchScript where it can be one."""
+    import onnx
+
     source = scratch / "model.onnx"
-    source.symlink_to(Path(model).absolute())  # pnnx writes beside what it reads
+    onnx.save(proto, source)  # a copy, since pnnx writes beside what it reads
     yield source
+
     import torch
 
     from hardsight.datasets.quantize import random_feeds

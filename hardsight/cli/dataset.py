@@ -27,7 +27,15 @@ def build(
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder of the data set; a begun one goes on.")
     ],
-    device: _flags.DeviceName = HERE,
+    devices: Annotated[
+        list[str],
+        typer.Option(
+            "--device",
+            "-d",
+            metavar="NAME",
+            help="Device to label on; may be repeated; see 'hardsight devices'.",
+        ),
+    ] = [HERE],  # noqa: B006
     families: Annotated[
         list[str] | None,
         typer.Option("--family", metavar="NAME", help="Generator to use; may be repeated; by default all."),
@@ -43,12 +51,19 @@ def build(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="DEVICE", help="Device name to write instead of 'host/...'."),
+        typer.Option("--name", metavar="HARDWARE", help="Hardware name to write instead of 'host'."),
     ] = None,
+    n_jobs: Annotated[
+        int,
+        typer.Option("--jobs", metavar="N", help="Processes for simulators and synthesis; -1: one per core."),
+    ] = -1,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="Where those run: loky (here), dask or ray.")
+    ] = "loky",
 ) -> None:
-    """Generate networks and measure them on this machine.
+    """Generate networks and label them: measured on this machine, simulated, or synthesised.
 
-    Run it on an idle machine. A killed build goes on where it stopped.
+    Measure on an idle machine. A killed build goes on where it stopped.
     """
     from hardsight.datasets.build import Recipe
     from hardsight.jobs import build_dataset, summarise_dataset
@@ -58,7 +73,14 @@ def build(
     time_limit_s = parse_quantity(limit, "s") if limit else float("inf")
     with progress_bars() as progress:
         built = build_dataset(
-            out, recipe, device=device, name=name, time_limit_s=time_limit_s, progress=progress
+            out,
+            recipe,
+            devices=devices,
+            name=name,
+            n_jobs=n_jobs,
+            backend=backend,
+            time_limit_s=time_limit_s,
+            progress=progress,
         )
     summary = summarise_dataset(out)
     _print_labels(summary.labels, _title(str(out), summary.total))

@@ -89,9 +89,14 @@ def parse_device(text: str, source: str) -> Device:
         raise DataError(f"device file {source} is not YAML: {error}") from error
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def host_devices() -> dict[str, Device]:
     """This machine's modes: of its CPU, for one thread and for all cores the process may use; of an NVIDIA GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     names = {
         f"{HOST}/{runtime}/{mode}-t{threads}": (mode, threads)
         for runtime, modes in HOST_MODES.items()

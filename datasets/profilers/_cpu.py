@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from hardsight.datasets.profilers._base import Profiler
 from hardsight.datasets.profilers.energy import RaplCounter
-from hardsight.device import Device
+from hardsight.device import Device, available_cores
 from hardsight.errors import BackendError, ModelError
 from hardsight.measurement import Measurement
 from hardsight.metrics import Metric
@@ -156,6 +156,10 @@ class CpuRuntimeProfiler(Profiler):
         for metric in metrics or ():
             if metric in missing:
                 raise BackendError(f"{metric} cannot be measured on {device.name}: {missing[metric]}")
+        if device.threads > (cores := available_cores()):
+            raise BackendError(
+                f"{device.name} needs {device.threads} cores, and this process may use {cores}; measure with fewer threads"
+            )
         wanted = tuple(metrics or (Metric.LATENCY, Metric.PEAK_MEMORY, Metric.ENERGY))
         graph = read_onnx(model, shapes=shapes)
         bound = {spec.name: list(spec.shape) for spec in graph.inputs}
@@ -263,14 +267,7 @@ class CpuRuntimeProfiler(Profiler):
     def close(self) -> None:
         """End the worker processes, and those that are running a model."""
         for worker in self._workers.values():
-            if hasattr(os, "killpg"):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(worker.pid, signal.SIGKILL)
-            worker.kill()
-            worker.wait()
-            for stream in (worker.stdin, worker.stdout):
-                if stream is not None:
-                    stream.close()
+            _end(worker)
         self._workers = {}
 
     def __del__(self) -> None:
@@ -280,7 +277,8 @@ class CpuRuntimeProfiler(Profiler):
         """The answer to a request of the worker that has imported these packages; by default, what `load` needs."""
         packages = packages or self.package
         if packages not in self._workers or self._workers[packages].poll() is not None:
-            self.close()
+            if dead := self._workers.pop(packages, None):
+                _end(dead)
             name = f"{type(self).__module__}:{type(self).__qualname__}"
             self._workers[packages] = subprocess.Popen(
                 [
@@ -294,6 +292,7 @@ class CpuRuntimeProfiler(Profiler):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env={**os.environ, "CI": "true"},  # what OpenVINO asks before it sends usage statistics
                 text=True,
                 start_new_session=True,  # a group to end as a whole; Ctrl-C is for the parent
             )
@@ -313,6 +312,18 @@ class CpuRuntimeProfiler(Profiler):
             return {"error": "the profiling process ended without an answer"}
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _end(worker: subprocess.Popen[str]) -> None:
+    """Kill a worker and what it has forked."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.pid, signal.SIGKILL)
+    worker.kill()
+    worker.wait()
+    for stream in (worker.stdin, worker.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def inputs(
@@ -428,10 +439,9 @@ def _half_range(values: Sequence[float]) -> float:
 @cache
 def host_versions() -> dict[str, str]:
     """What labels taken on this machine depend on, whatever the runtime: CPU, cores, system."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "cpu": cpu_name(),
-        "cores": str(cores),
+        "cores": str(available_cores()),
         "system": f"{platform.system()} {platform.release()}",
     }
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import zigzag
-from zigzag.cost_model import cost_model
 from zigzag.mapping.temporal_mapping import TemporalMappingType
 from zigzag.opt.loma.engine import LomaEngine
 from zigzag.parser.workload_factory import LayerNodeFactory
@@ -142,24 +141,6 @@ def _in_memory(accelerator: Any) -> bool:
     return hasattr(accelerator.operational_array, "tclk")
 
 
-def _share_mappings() -> None:
-    """Make an evaluation's second mapping, without fractions of an array, the first where that has none either.
-
-    The two are most of ZigZag's work.
-    """
-    make, last = cost_model.Mapping, None
-
-    def mapping(accelerator: Any, spatial: Any, temporal: Any, *rest: Any) -> Any:
-        nonlocal last
-        unrolling = getattr(spatial, "mapping_dict_origin", spatial)
-        if last is None or last.temporal_mapping is not temporal or last.spatial_mapping_dict != unrolling:
-            last = make(accelerator, spatial, temporal, *rest)
-            last.spatial_mapping_dict = unrolling
-        return last
-
-    cost_model.Mapping = mapping
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """``{"cycles", "energy_pj"}`` or ``{"error"}`` for ``{"layer", "hardware", "mapping"}``."""
     try:
@@ -174,7 +155,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Serve requests until the other side closes; then nothing keeps this process alive."""
     logging.disable(logging.CRITICAL)
-    _share_mappings()
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         for line in sys.stdin:

@@ -19,7 +19,7 @@ import pytest
 from hardsight.datasets.profilers import _worker, get_profiler
 from hardsight.datasets.profilers.energy import NvmlCounter, RaplCounter
 from hardsight.datasets.profilers.onnxruntime_cpu import OnnxRuntimeCpuProfiler as Ort
-from hardsight.device import Device, get_device
+from hardsight.device import Device, available_cores, get_device
 from hardsight.errors import BackendError, ModelError, NotSupportedError
 from hardsight.ingest import read_onnx
 from hardsight.metrics import Metric
@@ -142,6 +142,13 @@ def test_a_model_the_runtime_refuses_names_the_reason(tmp_path: Path) -> None:
 def test_another_machine_cannot_be_measured_here() -> None:
     with pytest.raises(NotSupportedError, match="is not this machine"):
         get_profiler(Device(name="board/onnxruntime/fp32-t1", kind="cpu"))
+
+
+def test_more_threads_than_cores_are_refused(model_path: Path) -> None:
+    cores = available_cores()
+    device = Device(name=f"host/onnxruntime/fp32-t{cores + 1}", kind="cpu", threads=cores + 1)
+    with pytest.raises(BackendError, match=f"needs {cores + 1} cores, and this process may use {cores}"):
+        get_profiler(device).measure(model_path, device)
 
 
 DYNAMIC = TEXT.replace(

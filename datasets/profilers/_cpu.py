@@ -158,7 +158,7 @@ class CpuRuntimeProfiler(Profiler):
                 raise BackendError(f"{metric} cannot be measured on {device.name}: {missing[metric]}")
         if device.threads > (cores := available_cores()):
             raise BackendError(
-                f"{device.name} needs {device.threads} cores, and this process may use {cores}; measure with fewer threads"
+                f"{device.name} needs {device.threads} cores, and this process may use {cores}; take a mode with fewer"
             )
         wanted = tuple(metrics or (Metric.LATENCY, Metric.PEAK_MEMORY, Metric.ENERGY))
         graph = read_onnx(model, shapes=shapes)

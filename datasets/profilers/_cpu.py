@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SCRATCH = Path("/dev/shm")  # weights never touch a slow disk where memory-backed files exist
 _MEMORY_RUNS = 5
-_CONVERSION_S = 180.0
+_CONVERSION_S = 600.0  # of wall time: a conversion may share its core
 
 
 class CpuRuntimeProfiler(Profiler):
@@ -184,7 +184,11 @@ class CpuRuntimeProfiler(Profiler):
                 if "error" in each:
                     raise BackendError(f"'{graph.name}' on {device.name}: {each['error']}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        versions = {**host_versions(), self.package: self.version(), "weights": weights}
+        versions = {
+            **host_versions(),
+            (self.distribution or self.package): self.version(),
+            "weights": weights,
+        }
         peaks = [a[Metric.PEAK_MEMORY] for a in (answer, *again) if a.get(Metric.PEAK_MEMORY)]
         found = {
             Metric.LATENCY: (answer.get(Metric.LATENCY), answer.get("spread"), answer.get("repeats")),

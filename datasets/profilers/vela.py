@@ -194,7 +194,7 @@ class _Compiler(CpuRuntimeProfiler):
     runtime = "vela"
     package = "ethosu.vela.vela"
     distribution = "ethos-u-vela"
-    extra = "vela"
+    extra = "npu"
 
     def compile(self, path: Path, folder: Path, accelerator: str) -> None:
         """Have Vela write its reports on a TFLite file into ``folder``.

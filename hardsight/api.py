@@ -198,7 +198,7 @@ class DeviceStatus(NamedTuple):
         device: its settings.
         origin: who knows it: the package, an adaptation, or this machine.
         can_predict: a predictor answers for it.
-        can_measure: this machine is it.
+        can_measure: this machine is it, or it is simulated or synthesised.
     """
 
     device: Device
@@ -220,10 +220,14 @@ def devices(name: str | None = None) -> list[DeviceStatus]:
 
 
 def _status(device: Device) -> DeviceStatus:
+    from hardsight.predictors import load_shipped_predictor
+
     adapted = (device_folder(device.name) / "predictor").exists()
     if device.hardware == HOST and device.name in host_devices():
         return DeviceStatus(device, "this machine", adapted, can_measure=True)
-    return DeviceStatus(device, "adapted" if adapted else "shipped", can_predict=True, can_measure=False)
+    covered = adapted or any(name == device.name for name, _ in load_shipped_predictor().targets)
+    anywhere = device.provenance in ("simulated", "synthesised")  # what prices them is software
+    return DeviceStatus(device, "adapted" if adapted else "shipped", covered, can_measure=anywhere)
 
 
 def adapt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -127,6 +128,9 @@ def is_quant(node: onnx.NodeProto) -> bool:
 def random_weights(model: onnx.ModelProto, seed: int) -> dict[str, Array]:
     """Normal numbers for every weight without data behind a quantizer, spread as `suitable_deviation` says.
 
+    A weight's values are the quantiles of the normal distribution in random order, not independent draws: of two
+    seeds, none is luckier in how many bits its weights have set, and labels vary less between them.
+
     Every neuron and channel has a positive weight: one without would be dead behind a ReLU, and training would have
     put it to use or its designer taken it out.
 
@@ -140,18 +144,35 @@ def random_weights(model: onnx.ModelProto, seed: int) -> dict[str, Array]:
     for node in model.graph.node:
         name = node.input[0] if node.input else ""
         if is_quant(node) and name in missing:
-            values[name] = _draw(Quantizer.read(node, known), missing[name], rng).astype(np.float32)
+            quantizer = Quantizer.read(node, known)
+            drawn = _normal(missing[name], rng) * (suitable_deviation(quantizer.bits, 1.0) * quantizer.scale)
+            if drawn.ndim > 1:
+                _revive(drawn, quantizer)
+            values[name] = drawn.astype(np.float32)
     return values
 
 
-def _draw(quantizer: Quantizer, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    deviation = suitable_deviation(quantizer.bits, 1.0) * quantizer.scale
-    drawn = np.asarray(rng.standard_normal(shape) * deviation)
-    if len(shape) > 1:
-        for row in drawn:
-            while not (quantizer(row) > 0).any():
-                row[...] = rng.standard_normal(row.shape) * deviation
-    return drawn
+def _normal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Quantiles of the normal distribution in random order, their mean square 1."""
+    n = math.prod(shape)
+    standard = NormalDist()
+    quantiles = np.array([standard.inv_cdf((i + 0.5) / n) for i in range(n)])
+    power = np.mean(quantiles**2) if n else 0.0
+    return np.asarray(rng.permutation(quantiles / math.sqrt(power) if power else np.ones(n)).reshape(shape))
+
+
+def _revive(weights: Array, quantizer: Quantizer) -> None:
+    """Give each row without a positive level one, in place, and change as little as possible."""
+    rows, levels = weights.reshape(len(weights), -1), quantizer(weights).reshape(len(weights), -1)
+    for dead in np.flatnonzero(~levels.any(axis=1)):
+        counts = np.count_nonzero(levels, axis=1)
+        richest = np.argmax(counts)
+        mine, theirs = np.argmax(np.abs(rows[dead])), np.argmax(np.abs(rows[richest]))
+        for table in (rows, levels):  # swap, or copy where the other has but one itself
+            table[dead, mine], given = table[richest, theirs], table[dead, mine]
+            if counts[richest] > 1:
+                table[richest, theirs] = given
+    rows[levels.max(axis=1) <= 0] *= -1
 
 
 def constants(model: onnx.ModelProto) -> dict[str, Array]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hardsight.cli import _flags, _show
+
+if TYPE_CHECKING:
+    from hardsight.api import DeviceStatus
 
 
 def devices(
@@ -39,9 +42,15 @@ def devices(
                     status.device.name,
                     status.device.kind,
                     status.device.provenance,
-                    "yes" if status.can_predict else "after 'hardsight adapt --here'",
+                    _predicts(status),
                     "yes" if status.can_measure else "no",
                 )
                 for status in found
             ),
         )
+
+
+def _predicts(status: DeviceStatus) -> str:
+    if status.can_predict:
+        return "yes"
+    return "after 'hardsight adapt --here'" if status.origin == "this machine" else "not yet"

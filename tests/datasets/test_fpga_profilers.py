@@ -11,7 +11,13 @@ import pytest
 from hardsight.datasets.families import FAMILIES
 from hardsight.datasets.families.fpga import BIT_OPERATIONS_RANGE, FPGA_FAMILIES, QuantNet
 from hardsight.datasets.fpga import flow
-from hardsight.datasets.fpga.quantizer import Quantizer, constants, is_quant, random_weights
+from hardsight.datasets.fpga.quantizer import (
+    Quantizer,
+    constants,
+    is_quant,
+    random_weights,
+    suitable_deviation,
+)
 from hardsight.datasets.profilers import da4ml as da4ml_profiler
 from hardsight.datasets.profilers import get_profiler
 from hardsight.datasets.profilers.da4ml import Da4mlProfiler
@@ -85,7 +91,7 @@ def test_random_weights_look_trained() -> None:
     quantizers = {n.input[0]: Quantizer.read(n, constants(model)) for n in model.graph.node if is_quant(n)}
     (weight,) = [quantizers[name](value) for name, value in values.items() if value.ndim == 2]
     # Max 1960: |w| < step / 2 = 0.498 deviations, of which a normal has 38.2 %
-    assert np.mean(weight == 0) == pytest.approx(0.382, abs=0.015)
+    assert np.mean(weight == 0) == pytest.approx(0.382, abs=0.002)
     assert set(np.unique(weight)) == {-0.5, 0.0, 0.5}
     again = random_weights(model, 0)
     assert all(np.array_equal(values[name], again[name]) for name in values)
@@ -93,14 +99,17 @@ def test_random_weights_look_trained() -> None:
     assert not random_weights(fill_weights(model), 0)  # given weights stay
 
 
-def test_no_neuron_is_dead() -> None:
+@pytest.mark.parametrize("fan_in", [1, 2, 3])
+def test_no_neuron_is_dead(fan_in: int) -> None:
     net = QuantNet("net", np.random.default_rng(0))
     net._widths, net._mixed = (2, 4), False
-    model = net.finish(net.dense(net.quantized_input(2), 500).name).model()
+    model = net.finish(net.dense(net.quantized_input(fan_in), 500).name).model()
     quantizers = {n.input[0]: Quantizer.read(n, constants(model)) for n in model.graph.node if is_quant(n)}
     for name, value in random_weights(model, 0).items():
         if value.ndim == 2:
-            assert (quantizers[name](value) > 0).any(axis=1).all()
+            levels = quantizers[name](value)
+            assert (levels > 0).any(axis=1).all()
+            assert np.mean(value**2) == pytest.approx(suitable_deviation(2, 0.5) ** 2, rel=0.3)
 
 
 # --- reports -------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def measure(
 
 def _print(answer: ModelMeasurement) -> None:
     _show.table(
-        ("metric", "measured", "spread", "repeats"),
+        ("metric", *{m.provenance for m in answer.measurements}, "spread", "repeats"),
         (
             (
                 _show.label(m.metric),

@@ -109,7 +109,7 @@ def test_no_neuron_is_dead(fan_in: int) -> None:
         if value.ndim == 2:
             levels = quantizers[name](value)
             assert (levels > 0).any(axis=1).all()
-            assert np.mean(value**2) == pytest.approx(suitable_deviation(2, 0.5) ** 2, rel=0.3)
+            assert np.mean(value**2) == pytest.approx(suitable_deviation(2, 0.5) ** 2, rel=0.5)
 
 
 # --- reports -------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_place_and_route(tiny: onnx.ModelProto, labels: list[Measurement]) -> No
     first = {label.metric: label.value for label in labels}
     assert 20e6 < values[Metric.FMAX] < 800e6
     assert values[Metric.LUT] > 0
-    assert values[Metric.FF] == pytest.approx(first[Metric.FF], rel=0.3)
+    assert values[Metric.FF] == pytest.approx(first[Metric.FF], rel=0.5)
     assert values[Metric.CYCLES] == first[Metric.CYCLES]
 
 

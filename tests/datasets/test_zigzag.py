@@ -303,7 +303,7 @@ def test_a_damaged_cache_says_what_to_do(fake: None, tmp_path: Path) -> None:
 def test_the_reason_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zigzag, "find_spec", lambda name: None)
     with pytest.raises(
-        BackendError, match=r"needs the package 'zigzag-dse': pip install 'hardsight\[asic\]'"
+        BackendError, match=r"needs the packages 'zigzag-dse' and 'six': pip install 'hardsight\[asic\]'"
     ):
         ZigzagProfiler().measure(TWICE, TPU)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import parser
 
-from hardsight.datasets.profilers import get_profiler, nvml
+from hardsight.datasets.profilers import cuda, get_profiler, nvml
 from hardsight.datasets.profilers._cuda_worker import Server, TorchGpu, idle_power_w, profile
 from hardsight.datasets.profilers.cuda import MODES, CudaProfiler
 from hardsight.datasets.profilers.energy import NvmlCounter
@@ -304,6 +304,7 @@ def model() -> onnx.ModelProto:
 def scripted(monkeypatch: pytest.MonkeyPatch, script: str) -> CudaProfiler:
     """A profiler on a machine that has a GPU, with a worker that runs ``script`` for each request."""
     monkeypatch.setattr(CudaProfiler, "check", lambda self: None)
+    monkeypatch.setattr(cuda, "find_spec", lambda name: name)
     profiler = CudaProfiler()
     loop = (
         f"import json, os, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n    {script}\n"

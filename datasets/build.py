@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 BLOCK = 20
 DRIFT = 0.06
 MAX_SPREAD = 0.10
-_MORE_OF = {"single_operator": 4, "small_block": 4}  # small graphs teach the cost of single operators
+_MORE_OF = {"single_operator": 4, "small_block": 4, "sequence_operator": 4}  # small graphs teach the cost of single operators
 _BACKENDS = ("loky", "dask", "ray")
 _FEW = 64
 Progress = Callable[[str, int, int], None]
@@ -190,7 +190,11 @@ class Builder:
 
         Returns:
             True when no cell is left.
+
+        Raises:
+            InputError: the folder has labels of one of the devices from another processor.
         """
+        self._check_processor([device.name for _, device in targets])
         graphs = self.stored() if graphs is None else graphs
         done = {device.name: self.journal.done(device.name, metrics) for _, device in targets}
         begin = time.monotonic()
@@ -215,6 +219,19 @@ class Builder:
                     for kept in self.cache.glob(f"{graph.digest}.*"):
                         shutil.rmtree(kept, ignore_errors=True)
         return True
+
+    def _check_processor(self, devices: Collection[str]) -> None:
+        """Refuse to go on where another processor began: a rented machine may be another one tomorrow."""
+        from hardsight.datasets.profilers._cpu import cpu_name
+
+        here = cpu_name()
+        for m in self.journal.measurements():
+            there = m.versions.get("cpu", here)
+            if m.device in devices and there != here:
+                raise InputError(
+                    f"'{self.folder}' has labels of {m.device} from another processor ({there}); this one is "
+                    f"{here}. Give another folder"
+                )
 
     def _measure_block(
         self,

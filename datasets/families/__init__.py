@@ -11,6 +11,7 @@ from hardsight.datasets.families import (
     chain,
     dense_prediction,
     micro,
+    micro_sequence,
     mobile,
     modern,
     residual,
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         sequence.MLP,
         micro.SINGLE_OPERATOR,
         micro.SMALL_BLOCK,
+        micro_sequence.SEQUENCE_OPERATOR,
     )
 }
 """Every family by name."""

@@ -13,6 +13,7 @@ import pytest
 
 from hardsight.datasets.build import BLOCK, Builder, Recipe
 from hardsight.datasets.profilers import Profiler
+from hardsight.datasets.profilers._cpu import cpu_name
 from hardsight.datasets.store import load_table
 from hardsight.device import Device
 from hardsight.errors import BackendError, DataError, InputError, StorageError, UnknownNameError
@@ -53,8 +54,10 @@ class FakeProfiler(Profiler):
         if graph.digest == self._refuse:
             raise BackendError("the runtime crashed (SIGSEGV)")
         factor = 1.5 if self._drift_after <= len(self.measured) < self._drift_after + 5 else 1.0
+        value = factor * (graph.macs + 1) * 1e-9
+        versions = {"cpu": cpu_name()}
         return [
-            Measurement(graph.digest, device.name, Metric.LATENCY, factor * (graph.macs + 1) * 1e-9, 0.01, 20)
+            Measurement(graph.digest, device.name, Metric.LATENCY, value, 0.01, 20, versions=versions)
         ]
 
 
@@ -118,6 +121,16 @@ def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Pat
         [(FakeProfiler(drift_after=BLOCK + 4), DEVICE)]
     )  # the sentinel's run after the first block included
     assert rows_of(drifted) == rows_of(steady)
+
+
+def test_another_processor_may_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = built(tmp_path)
+    builder.measure([(FakeProfiler(), DEVICE)], graphs=builder.stored()[:2])
+    monkeypatch.setattr("hardsight.datasets.profilers._cpu.cpu_name", lambda: "another CPU")
+    with pytest.raises(InputError, match="labels of host/onnxruntime/fp32-t1 from another processor"):
+        builder.measure([(FakeProfiler(), DEVICE)])
+    other = Device(name="host/openvino/fp32-t1", kind="cpu")
+    assert builder.measure([(FakeProfiler(), other)])
 
 
 def test_another_recipe_in_the_same_folder_is_refused_in_words(tmp_path: Path) -> None:

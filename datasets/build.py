@@ -12,18 +12,17 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardsight.datasets.drift import corrected, drifts
 from hardsight.datasets.families import Family, get_family
 from hardsight.datasets.journal import Cell, Journal
-from hardsight.datasets.store import StoredGraph, load_table, save_table
+from hardsight.datasets.store import StoredGraph
 from hardsight.device import Device
 from hardsight.errors import HardsightError, InputError, StorageError
 from hardsight.measurement import Measurement, MeasurementTable
@@ -35,7 +34,11 @@ if TYPE_CHECKING:
 BLOCK = 20
 DRIFT = 0.06
 MAX_SPREAD = 0.10
-_MORE_OF = {"single_operator": 4, "small_block": 4, "sequence_operator": 4}  # small graphs teach the cost of single operators
+_MORE_OF = {
+    "single_operator": 4,
+    "small_block": 4,
+    "sequence_operator": 4,
+}  # small graphs teach the cost of single operators
 _BACKENDS = ("loky", "dask", "ray")
 _FEW = 64
 Progress = Callable[[str, int, int], None]
@@ -176,6 +179,7 @@ class Builder:
         *,
         metrics: Sequence[Metric] = (),
         graphs: Sequence[StoredGraph] | None = None,
+        again: bool = False,
         time_limit_s: float = float("inf"),
         progress: Progress | None = None,
     ) -> bool:
@@ -185,6 +189,7 @@ class Builder:
             targets: devices to measure, each with its backend.
             metrics: what to measure; empty means all that the backend has.
             graphs: which of them; all by default.
+            again: a second time, to learn how well labels repeat (see `hardsight.datasets.repeats`).
             time_limit_s: stop after the block that passes it.
             progress: called after every graph.
 
@@ -196,7 +201,7 @@ class Builder:
         """
         self._check_processor([device.name for _, device in targets])
         graphs = self.stored() if graphs is None else graphs
-        done = {device.name: self.journal.done(device.name, metrics) for _, device in targets}
+        done = {device.name: self.journal.done(device.name, metrics, again=again) for _, device in targets}
         begin = time.monotonic()
         sentinels: dict[str, _Sentinel] = {}
         for start in range(0, len(graphs), BLOCK):
@@ -211,9 +216,8 @@ class Builder:
                     path = self.folder / "work" / "sentinel.json"
                     sentinels[device.name] = _Sentinel(profiler, device, path)
                 tick = _ticker(progress, device.name, start, len(graphs))
-                self.journal.append(
-                    self._measure_block(profiler, device, todo, metrics, sentinels[device.name], tick)
-                )
+                cells = self._measure_block(profiler, device, todo, metrics, sentinels[device.name], tick)
+                self.journal.append([{**cell, "again": True} for cell in cells] if again else cells)
             if self.cache.is_dir():  # files with weights are large, and this block is done
                 for graph in block:
                     for kept in self.cache.glob(f"{graph.digest}.*"):
@@ -321,7 +325,9 @@ class Builder:
     # -- the data set ---------------------------------------------------------------------------
 
     def pack(self, *, rename: dict[str, str] | None = None) -> MeasurementTable:
-        """Write the data set from what has been labelled so far; see `pack`."""
+        """Write the data set from what has been labelled so far; see `hardsight.datasets.pack`."""
+        from hardsight.datasets.pack import pack
+
         return pack([self], self.folder, rename=rename)
 
     def failures(self) -> dict[str, int]:
@@ -330,54 +336,6 @@ class Builder:
         for reason in self.journal.failures().values():
             counts[reason] = counts.get(reason, 0) + 1
         return counts
-
-
-def pack(
-    builders: Iterable[Builder], folder: Path, *, rename: dict[str, str] | None = None
-) -> MeasurementTable:
-    """Write one data set from what several builders have labelled.
-
-    On an ``int8-…`` mode of a runtime that quantizes with our static quantization, a float graph and its
-    quantized twin both have the twin's label on the ``fp32-…`` mode of the same threads: the same file, run the
-    same way.
-
-    Args:
-        builders: graphs and journals.
-        folder: of the data set.
-        rename: device name as labelled to the name it ships under.
-
-    Returns:
-        The table, as read back.
-    """
-    graphs: dict[str, StoredGraph] = {}
-    labels: dict[tuple[str, str, str], Measurement] = {}
-    failures: dict[tuple[str, str], str] = {}
-    for builder in builders:
-        own = {g.digest: g for g in builder.stored()}
-        graphs.update(own)
-        slower = drifts(builder.journal)
-        for m in builder.journal.measurements():
-            m = corrected(m, slower.get((m.digest, m.device), 0.0))
-            m = replace(m, device=(rename or {}).get(m.device, m.device))
-            if m.digest not in own:
-                continue
-            if _noisy(m):
-                reason = f"its spread stayed above {MAX_SPREAD:.0%}"
-                failures[m.digest, m.device] = reason
-                continue
-            failures.pop((m.digest, m.device), None)
-            labels[m.digest, m.device, m.metric] = m
-            if (original := own[m.digest].twin) and "/fp32-" in m.device:
-                mode = m.device.replace("/fp32-", "/int8-")
-                for digest in (m.digest, original):
-                    labels[digest, mode, m.metric] = replace(m, device=mode, digest=digest)
-        for (digest, device), reason in builder.journal.failures().items():
-            if digest in own:
-                failures[digest, (rename or {}).get(device, device)] = reason
-    table = MeasurementTable.from_measurements(labels.values(), {})
-    used = set(table.digests) | {digest for digest, _ in failures}
-    save_table(folder, [g for d, g in graphs.items() if d in used], table, failures)
-    return load_table(folder)
 
 
 def _fits(graph: StoredGraph, profiler: Profiler, device: Device) -> bool:
@@ -395,7 +353,7 @@ def _label(
     try:
         model = onnx.load_from_string(graph.onnx)
         labels = profiler.measure(model, device, metrics or None, budget_s=budget_s)
-        if any(_noisy(m) for m in labels):
+        if any(noisy(m) for m in labels):
             labels = profiler.measure(model, device, metrics or None, budget_s=3 * budget_s)
     except HardsightError as error:
         return {**cell, "failed": str(error)}
@@ -500,7 +458,7 @@ class _Sentinel:
         return self._run() / self._reference - 1
 
 
-def _noisy(m: Measurement) -> bool:
+def noisy(m: Measurement) -> bool:
     """A timing that more time would settle; how memory is laid out is luck, and its spread part of the truth."""
     return m.metric is not Metric.PEAK_MEMORY and m.spread > MAX_SPREAD
 

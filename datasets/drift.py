@@ -12,11 +12,12 @@ from hardsight.metrics import Metric
 _WINDOW = 5  # blocks: one run of the sentinel is itself known to a few per cent only
 
 
-def drifts(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
-    """Digest and device of a cell to how much slower than at first the machine was, relatively.
+def drifts(cells: Iterable[Cell]) -> dict[tuple[str, str, bool], float]:
+    """Digest, device and round of a cell to how much slower than usual the machine was, relatively.
 
     The sentinel's runs before and after a block of cells, averaged, then the running median over five blocks
-    of the same device, so that one disturbed run of the sentinel moves no label.
+    of the same device, so that one disturbed run of the sentinel moves no label. Usual is the device's median over
+    all its cells: the sentinel's first runs, which ``drift`` refers to, may themselves have been disturbed.
 
     Args:
         cells: of a journal, in the order they were made; those without ``drift`` are left out.
@@ -24,21 +25,29 @@ def drifts(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
     import pandas as pd
 
     frame = pd.DataFrame(
-        [(c["digest"], c["device"], sum(c["drift"]) / 2) for c in cells if c.get("drift")],
-        columns=["digest", "device", "drift"],
+        [
+            (c["digest"], c["device"], bool(c.get("again")), sum(c["drift"]) / 2)
+            for c in cells
+            if c.get("drift")
+        ],
+        columns=["digest", "device", "again", "drift"],
     )
-    found: dict[tuple[str, str], float] = {}
-    for device, rows in frame.groupby("device", sort=False):
-        block = (rows["drift"] != rows["drift"].shift()).cumsum()
-        per_block = rows.groupby(block)["drift"].first()
-        smooth = per_block.rolling(_WINDOW, center=True, min_periods=1).median()
-        for digest, value in zip(rows["digest"], block.map(smooth), strict=True):
-            found[digest, str(device)] = float(value)
-    return found
+    if frame.empty:
+        return {}
+    block = (frame[["device", "again", "drift"]] != frame[["device", "again", "drift"]].shift()).any(axis=1)
+    frame["block"] = block.cumsum()
+    blocks = frame.groupby(["device", "again", "block"], sort=False)["drift"].first()
+    rolling = blocks.groupby(level=["device", "again"], sort=False)
+    smooth = rolling.transform(lambda speeds: speeds.rolling(_WINDOW, center=True, min_periods=1).median())
+    frame["smooth"] = frame["block"].map(smooth.droplevel(["device", "again"]))
+    usual = frame.groupby("device")["smooth"].transform("median")
+    slower = (1 + frame["smooth"]) / (1 + usual) - 1
+    keys = zip(frame["digest"], frame["device"], frame["again"], strict=True)
+    return dict(zip(keys, map(float, slower), strict=True))
 
 
 def corrected(label: Measurement, drift: float) -> Measurement:
-    """A latency as the machine would have had it at its first speed; other metrics do not depend on it."""
+    """A latency as the machine would have had it at its usual speed; other metrics do not depend on it."""
     if label.metric is not Metric.LATENCY or not drift:
         return label
     versions = {**label.versions, "drift": f"{drift:+.1%}"}

@@ -12,7 +12,8 @@ from hardsight.measurement import Measurement
 from hardsight.metrics import Metric
 
 Cell = dict[str, Any]
-"""``digest``, ``device``, ``metrics`` asked for (empty: all that the backend has), and ``labels`` or ``failed``."""
+"""``digest``, ``device``, ``metrics`` asked for (empty: all that the backend has), and ``labels`` or ``failed``; timed
+ones have ``drift`` before and after, those timed a second time ``again``."""
 
 
 class Journal:
@@ -53,13 +54,19 @@ class Journal:
                 f"cannot write {self.path}: {error.strerror or error}; free space or give another folder"
             ) from error
 
-    def done(self, device: str, metrics: Sequence[Metric] = ()) -> set[str]:
-        """Digests not to be tried for these metrics on the device again: they have labels, or a reason for none."""
+    def done(self, device: str, metrics: Sequence[Metric] = (), *, again: bool = False) -> set[str]:
+        """Digests not to be tried for these metrics on the device: they have labels, or a reason for none.
+
+        Args:
+            device: name.
+            metrics: what would be labelled; empty means all that the backend has.
+            again: count the cells of the second time instead of the first.
+        """
         wanted = set(map(str, metrics))
         found: dict[str, set[str]] = {}
         whole: set[str] = set()
         for cell in self:
-            if cell["device"] != device:
+            if cell["device"] != device or cell.get("again", False) != again:
                 continue
             if asked := cell.get("metrics"):
                 found.setdefault(cell["digest"], set()).update(asked)
@@ -70,8 +77,7 @@ class Journal:
     def measurements(self) -> Iterator[Measurement]:
         """Every label; of a cell made twice, the later comes later."""
         for cell in self:
-            for raw in cell.get("labels", ()):
-                yield Measurement(**{**raw, "metric": Metric(raw["metric"])})
+            yield from labels_of(cell)
 
     def failures(self) -> dict[tuple[str, str], str]:
         """Digest and device of cells that have no label at all to the latest reason."""
@@ -84,3 +90,9 @@ class Journal:
             elif cell.get("labels"):
                 labelled.add(key)
         return {key: reason for key, reason in failed.items() if key not in labelled}
+
+
+def labels_of(cell: Cell) -> Iterator[Measurement]:
+    """The labels of one cell."""
+    for raw in cell.get("labels", ()):
+        yield Measurement(**{**raw, "metric": Metric(raw["metric"])})

@@ -17,8 +17,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hardsight.api import adapt, check, devices, measure, predict, predict_many
     from hardsight.candidate import Candidate
+    from hardsight.comparison import Comparison, compare
     from hardsight.device import Device, get_device
     from hardsight.errors import HardsightError
+    from hardsight.explanation import Explanation, explain
     from hardsight.graph import Operator, OperatorGraph
     from hardsight.ingest import read_onnx
     from hardsight.measurement import Measurement, MeasurementTable
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Candidate",
+    "Comparison",
     "Device",
     "Estimate",
+    "Explanation",
     "HardsightError",
     "Measurement",
     "MeasurementTable",
@@ -39,7 +43,9 @@ __all__ = [
     "Prediction",
     "adapt",
     "check",
+    "compare",
     "devices",
+    "explain",
     "get_device",
     "measure",
     "predict",
@@ -50,8 +56,10 @@ __all__ = [
 _HOME = {
     "hardsight.api": ("adapt", "check", "devices", "measure", "predict", "predict_many"),
     "hardsight.candidate": ("Candidate",),
+    "hardsight.comparison": ("Comparison", "compare"),
     "hardsight.device": ("Device", "get_device"),
     "hardsight.errors": ("HardsightError",),
+    "hardsight.explanation": ("Explanation", "explain"),
     "hardsight.graph": ("Operator", "OperatorGraph"),
     "hardsight.ingest": ("read_onnx",),
     "hardsight.measurement": ("Measurement", "MeasurementTable"),

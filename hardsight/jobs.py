@@ -51,6 +51,7 @@ def build_dataset(
     *,
     devices: Sequence[str] = (HERE,),
     name: str | None = None,
+    repeats: int = 50,
     n_jobs: int = -1,
     backend: str = "loky",
     time_limit_s: float = float("inf"),
@@ -64,6 +65,7 @@ def build_dataset(
         devices: modes of this machine, which are timed in turn, and simulated or synthesised devices, which
             fan out over processes after that.
         name: hardware name to write instead of ``host``.
+        repeats: networks timed a second time at the end, to state how well labels repeat; 0 for none.
         n_jobs: processes for simulators and synthesis; -1 means one per core.
         backend: joblib's, for those: ``loky``, ``dask`` or ``ray``.
         time_limit_s: stop labelling after that.
@@ -92,6 +94,11 @@ def build_dataset(
             timed.append((profiler, device))
     builder.generate(progress)
     complete = builder.measure(timed, time_limit_s=time_limit_s, progress=progress)
+    if complete and repeats:
+        graphs = builder.stored()
+        left_s = time_limit_s - (time.monotonic() - begin)
+        some = graphs[:: max(1, len(graphs) // repeats)][:repeats]
+        complete = builder.measure(timed, graphs=some, again=True, time_limit_s=left_s, progress=progress)
     for group in fanned.values():
         left_s = time_limit_s - (time.monotonic() - begin)
         complete &= builder.fan_out(

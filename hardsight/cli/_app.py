@@ -10,9 +10,11 @@ from hardsight import __version__
 from hardsight.cli import (
     adapt,
     check,
+    compare,
     dataset,
     devices,
     evaluate,
+    explain,
     kit,
     measure,
     predict,
@@ -54,6 +56,8 @@ def root(
 
 for _command in (
     predict.predict,
+    explain.explain,
+    compare.compare,
     measure.measure,
     devices.devices,
     adapt.adapt,

@@ -53,6 +53,12 @@ def build(
         str | None,
         typer.Option("--name", metavar="HARDWARE", help="Hardware name to write instead of 'host'."),
     ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", metavar="N", min=0, help="Networks timed twice, to state how well labels repeat."
+        ),
+    ] = 50,
     n_jobs: Annotated[
         int,
         typer.Option("--jobs", metavar="N", help="Processes for simulators and synthesis; -1: one per core."),
@@ -77,6 +83,7 @@ def build(
             recipe,
             devices=devices,
             name=name,
+            repeats=repeats,
             n_jobs=n_jobs,
             backend=backend,
             time_limit_s=time_limit_s,

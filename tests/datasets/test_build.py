@@ -30,8 +30,15 @@ class FakeProfiler(Profiler):
 
     takes_qdq = True
 
-    def __init__(self, die_after: int = 10**9, refuse: str = "", drift_after: int = 10**9) -> None:
+    def __init__(
+        self,
+        die_after: int = 10**9,
+        refuse: str = "",
+        drift_after: int = 10**9,
+        slower: float = 1.0,
+    ) -> None:
         self.measured: list[str] = []
+        self._slower = slower
         self._die_after, self._refuse, self._drift_after = die_after, refuse, drift_after
 
     def check(self) -> None:
@@ -54,11 +61,10 @@ class FakeProfiler(Profiler):
         if graph.digest == self._refuse:
             raise BackendError("the runtime crashed (SIGSEGV)")
         factor = 1.5 if self._drift_after <= len(self.measured) < self._drift_after + 5 else 1.0
+        factor *= 1.0 if model.graph.name == "sentinel" else self._slower
         value = factor * (graph.macs + 1) * 1e-9
         versions = {"cpu": cpu_name()}
-        return [
-            Measurement(graph.digest, device.name, Metric.LATENCY, value, 0.01, 20, versions=versions)
-        ]
+        return [Measurement(graph.digest, device.name, Metric.LATENCY, value, 0.01, 20, versions=versions)]
 
 
 def built(folder: Path, recipe: Recipe = RECIPE) -> Builder:
@@ -121,6 +127,22 @@ def test_a_block_taken_while_the_machine_drifted_is_measured_again(tmp_path: Pat
         [(FakeProfiler(drift_after=BLOCK + 4), DEVICE)]
     )  # the sentinel's run after the first block included
     assert rows_of(drifted) == rows_of(steady)
+
+
+def test_a_second_round_states_how_well_labels_repeat(tmp_path: Path) -> None:
+    builder = built(tmp_path, Recipe(families=("mlp", "small_block"), per_family=10, int8=False))
+    builder.measure([(FakeProfiler(), DEVICE)])
+    once = builder.pack().rows.set_index("digest")
+    chosen = builder.stored()[:25]
+    second = FakeProfiler(slower=1.05)
+    assert builder.measure([(second, DEVICE)], graphs=chosen, again=True)
+    assert sum(name != "sentinel" for name in second.measured) >= 25
+    twice = builder.pack().rows.set_index("digest")
+    assert (twice["value"] == once["value"]).all()
+    assert twice["spread"].between(0.03, 0.04).all()  # hypot(1 %, log(1.05) / √2)
+    assert builder.measure(
+        [(FakeProfiler(die_after=0), DEVICE)], graphs=chosen, again=True
+    )  # nothing is left
 
 
 def test_another_processor_may_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ def test_check_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             profiler.check()
 
 
-@pytest.mark.parametrize("name", [XCUP, "xcup/da4ml/lc2", "ecp5/nextpnr/lc5"])
+@pytest.mark.parametrize("name", [XCUP, "ecp5/nextpnr/lc5"])
 def test_devices(name: str) -> None:
     device = get_device(name)
     assert (device.kind, device.provenance) == ("fpga", "synthesised")

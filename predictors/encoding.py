@@ -1,0 +1,156 @@
+"""Kernels of many graphs as one matrix: each with its own numbers, its neighbours', and the graph's.
+
+Neighbours enter by averages that are taken once, before learning, as in SIGN (Frasca et al., "SIGN: Scalable
+inception graph neural networks", 2020), so that equal kernels in equal surroundings are equal rows. Networks
+repeat their blocks: a few thousand networks have some ten times fewer distinct rows than kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hardsight.prediction import FloatArray
+from hardsight.predictors.features import (
+    BANDWIDTH_BYTES_PER_S,
+    CATEGORIES,
+    DISPATCH_S,
+    PEAK_MACS_PER_S,
+    TYPES,
+    IntArray,
+)
+from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels
+
+_AT = {name: i for i, name in enumerate(RAW)}
+_QUANTIZE, _VIEW = CATEGORIES.index("quantize"), CATEGORIES.index("view")
+
+
+class Encoded(NamedTuple):
+    """Kernels of several graphs.
+
+    Args:
+        rows: ``(v, f)`` features.
+        prior: ``(v,)`` roofline latency with generic constants, repeats included, in seconds.
+        owner: ``(v,)`` which graph a kernel belongs to.
+        n: number of graphs.
+    """
+
+    rows: Array
+    prior: FloatArray
+    owner: IntArray
+    n: int
+
+
+def encode(graphs: Sequence[Kernels]) -> Encoded:
+    """Features of the kernels of several graphs, in order."""
+    sizes = np.array([len(g.kept) for g in graphs], dtype=np.int64)
+    owner = np.repeat(np.arange(len(graphs)), sizes)
+    raw = np.concatenate([g.raw for g in graphs])
+    category = np.concatenate([g.category for g in graphs])
+    kind = np.concatenate([g.type for g in graphs])
+    starts = np.cumsum(sizes) - sizes
+    edges = np.concatenate([g.edges + s for g, s in zip(graphs, starts, strict=True)], axis=1)
+    c = {name: raw[:, i] for name, i in _AT.items()}
+
+    int8 = (c["in_bits"] <= 8) & (c["weight_bits"] <= 8) & (category != _QUANTIZE)
+    moved_bytes = np.where(category == _VIEW, 0, c["bytes_in"] + c["bytes_out"] + c["bytes_weights"])
+    compute_s = c["macs"] / np.where(int8, 3 * PEAK_MACS_PER_S, PEAK_MACS_PER_S)
+    prior = c["repeats"] * (np.maximum(compute_s, moved_bytes / BANDWIDTH_BYTES_PER_S) + DISPATCH_S)
+
+    per_group_in, per_group_out = c["c_in"] / c["groups"], c["c_out"] / c["groups"]
+    positions = c["elements"] / np.maximum(c["c_out"], 1)
+    depth = c["macs"] / np.maximum(c["elements"], 1)
+    logs = [
+        c["macs"], c["bytes_in"], c["bytes_out"], c["bytes_weights"], c["elements"], depth,
+        c["macs"] / np.maximum(moved_bytes, 1), c["c_in"], c["c_out"], per_group_in, per_group_out, positions,
+        c["area"], c["groups"], c["width"], c["height"], c["inner"], c["axis"], c["in_elements"], c["batch"],
+        c["smallest_in"], c["repeats"], c["into"], c["consumers"], c["kernel"], moved_bytes, c["dilation"],
+        prior * 1e9, c["in_bits"], c["weight_bits"], c["out_bits"],
+    ]  # fmt: skip
+    filled = [  # how full the last vector, tile or panel is
+        _fill(per_group_out, 16), _fill(per_group_out, 8), _fill(per_group_out, 64), _fill(per_group_in, 16),
+        _fill(per_group_in, 4), _fill(depth, 64), _fill(positions, 8), _fill(positions, 32), _fill(c["width"], 16),
+        _fill(c["inner"], 16),
+    ]  # fmt: skip
+    flags = [
+        c["stride"] > 1, c["stride"] >= np.maximum(c["kernel"], 2), c["dilation"] > 1, c["rank"] == 1,
+        c["rank"] == 2, (c["rank"] > 0) & (c["area"] == 1), c["kernel"] == 3, c["kernel"] == 5, c["kernel"] > 5,
+        per_group_in < 8, per_group_out < 8, c["c_in"] % 16 == 0, c["c_out"] % 16 == 0, int8, c["out_bits"] <= 8,
+        c["in_bits"] <= 8, c["weight_bits"] > 0, c["directions"] > 1, c["mode"] == 1, c["mode"] == 2,
+        c["inner"] == 1, c["from_input"] > 0, c["to_output"] > 0, c["leads"] > 0, c["batch"] == 1, positions == 1,
+    ]  # fmt: skip
+    own = [
+        np.stack([np.log1p(np.maximum(x, 0)) for x in logs], axis=1) * 0.1,
+        np.stack(filled, axis=1),
+        np.stack(flags, axis=1),
+        _one_hot(np.minimum(c["out_rank"], 5).astype(int), 6),
+        _one_hot(c["operand"].astype(int), 6),
+        _one_hot(c["activation"].astype(int), 7),
+        _one_hot(c["pattern"].astype(int), len(PATTERNS) + 1),
+    ]
+    summary = np.concatenate(
+        [
+            _one_hot(category, len(CATEGORIES)),
+            np.stack([int8, c["out_bits"] <= 8, c["pattern"] > 0, c["leads"] > 0, c["area"] > 1], axis=1),
+            np.log1p(np.stack([c["bytes_out"], c["macs"], c["c_out"], c["inner"]], axis=1)) * 0.1,
+        ],
+        axis=1,
+    ).astype(np.float32)
+    producer, consumer = edges
+    before = mean_over(summary, producer, consumer)
+    after = mean_over(summary, consumer, producer)
+    kinds = len(CATEGORIES)
+    context = np.stack(
+        [
+            np.log1p(np.array([g.weight_bytes for g in graphs])),
+            np.log1p(sizes),
+            np.log1p(_largest(c["bytes_out"], owner, len(graphs))),
+        ],
+        axis=1,
+    )
+    rows = np.concatenate(
+        [
+            *own,
+            before,
+            after,
+            mean_over(before[:, :kinds], producer, consumer),
+            mean_over(after[:, :kinds], consumer, producer),
+            (context * 0.1)[owner],
+            _one_hot(category, kinds),
+            _one_hot(kind, len(TYPES)),
+        ],
+        axis=1,
+        dtype=np.float32,
+    )
+    return Encoded(rows, prior, owner, len(graphs))
+
+
+def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:
+    """Mean of ``values[source]`` over the edges into each target ``(v, d)``; zero where there is none."""
+    out = np.zeros_like(values)
+    if len(source):
+        order = np.argsort(target, kind="stable")
+        ends, starts, counts = np.unique(target[order], return_index=True, return_counts=True)
+        out[ends] = np.add.reduceat(values[source[order]], starts, axis=0) / counts[:, None].astype(np.float32)
+    return out
+
+
+def _fill(x: FloatArray, tile: int) -> FloatArray:
+    filled: FloatArray = x / (np.ceil(np.maximum(x, 1) / tile) * tile)
+    return filled
+
+
+def _one_hot(index: IntArray, n: int) -> Array:
+    """``(v, n)``; a negative index gives zeros."""
+    table = np.zeros((len(index), n), np.float32)
+    known = index >= 0
+    table[np.flatnonzero(known), index[known]] = 1
+    return table
+
+
+def _largest(values: FloatArray, owner: IntArray, n: int) -> FloatArray:
+    most = np.zeros(n)
+    np.maximum.at(most, owner, values)
+    return most

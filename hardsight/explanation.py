@@ -78,10 +78,10 @@ class Layer(NamedTuple):
 
 
 class TypeCost(NamedTuple):
-    """All operators of one type; ``merged`` of the ``count`` cost nothing by themselves."""
+    """All operators of one type; ``merged`` of them cost nothing by themselves."""
 
     op_type: str
-    count: int
+    operators: int
     merged: int
     latency_s: float
     share: float
@@ -154,9 +154,7 @@ class Explanation:
         }
 
 
-def explain(
-    model: Model, device: str, *, shapes: Shapes | None = None, level: float = 0.9
-) -> Explanation:
+def explain(model: Model, device: str, *, shapes: Shapes | None = None, level: float = 0.9) -> Explanation:
     """Share the predicted latency out over layers and operator types, and say what bounds each.
 
     >>> explain("model.onnx", "xeon-amx/onnxruntime/fp32-t1").int8.sentence  # doctest: +SKIP
@@ -172,12 +170,12 @@ def explain(
         NotSupportedError: no predictor covers the latency of the device.
         HardsightError: as `hardsight.predict`.
     """
-    from hardsight.api import _answer
+    from hardsight.api import _answer, _named
     from hardsight.ingest import read_onnx
     from hardsight.predictors import load_predictor
 
     graph = read_onnx(model, shapes=shapes)
-    predictor = load_predictor(device)
+    predictor = load_predictor(_named(device))
     if not predictor.supports(device, Metric.LATENCY):
         have = ", ".join(metric for name, metric in predictor.targets if name == device)
         raise NotSupportedError(
@@ -191,9 +189,7 @@ def explain(
     peak = memory_peak(run)
     layers = _layers(run, costs, _merged_into(graph), roofline, peak, target.mode)
     gain = int8_gain(model, graph, target, level)
-    return Explanation(
-        answer, layers, _types(layers), roofline, peak, graph.weight_bytes, gain, assumptions
-    )
+    return Explanation(answer, layers, _types(layers), roofline, peak, graph.weight_bytes, gain, assumptions)
 
 
 def _as_run(graph: OperatorGraph, device: Device) -> tuple[OperatorGraph, tuple[str, ...]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardsight.explanation_text import percent
+from hardsight.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,10 @@ def panels(explanation: Explanation) -> list[tuple[str, Panel]]:
         ]
     if _placed(explanation):
         found.append(
-            ("Roofline: arithmetic rate that each layer reaches as predicted, over its intensity", draw_roofline)
+            (
+                "Roofline: arithmetic rate that each layer reaches as predicted, over its intensity",
+                draw_roofline,
+            )
         )
     if explanation.memory_peak.tensors:
         found.append(("Activations alive while each operator runs, and their peak", draw_memory))
@@ -49,12 +53,13 @@ def figure_png(explanation: Explanation, only: Sequence[Panel] | None = None) ->
         only: which panels; all there are by default.
     """
     from matplotlib.figure import Figure  # no pyplot: that would be global state
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     chosen = [draw for _, draw in panels(explanation)] if only is None else list(only)
     columns = min(2, len(chosen)) or 1
     lines = -(-len(chosen) // columns) or 1
-    figure = Figure(figsize=(6.6 * columns, 4.5 * lines), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(6.6 * columns, 4.5 * lines), layout=layout)
     axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for panel, draw in zip(axes, chosen, strict=False):
         panel.grid(color=_GRID, linewidth=0.6)
@@ -65,7 +70,9 @@ def figure_png(explanation: Explanation, only: Sequence[Panel] | None = None) ->
     for panel in axes[len(chosen) :]:
         panel.set_visible(False)
     if only is None:
-        figure.suptitle(_shown(f"{explanation.answer.model} on {explanation.answer.device}", 90), size=11)
+        figure.suptitle(
+            _shown(f"{Path(explanation.answer.model).name} on {explanation.answer.device}", 90), size=11
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": "hardsight"})
     return buffer.getvalue()
@@ -75,7 +82,7 @@ def draw_types(axes: Axes, explanation: Explanation) -> None:
     """A bar per operator type, the costliest on top, what the rest takes in one."""
     types = [cost for cost in explanation.types if cost.latency_s > 0]
     shown, rest = types[: _BARS - 1], types[_BARS - 1 :]
-    rows = [(f"{cost.op_type} ({cost.count - cost.merged})", {cost.op_type}) for cost in shown]
+    rows = [(f"{cost.op_type} ({cost.operators - cost.merged})", {cost.op_type}) for cost in shown]
     if rest:
         rows.append((f"{len(rest)} other types", {cost.op_type for cost in rest}))
     longest = 0.0
@@ -129,7 +136,7 @@ def draw_roofline(axes: Axes, explanation: Explanation) -> None:
     for bound in ("compute", "memory"):
         layers = [layer for layer in placed if layer.bound == bound]
         axes.scatter(
-            [layer.intensity_macs_per_byte for layer in layers],
+            [layer.intensity_macs_per_byte or 0.0 for layer in layers],
             [layer.macs / layer.latency_s for layer in layers],
             s=[18 + 500 * layer.share for layer in layers],
             marker=_MARKS[bound],
@@ -154,11 +161,14 @@ def draw_memory(axes: Axes, explanation: Explanation) -> None:
     """Bytes of activations alive, operator by operator."""
     peak = explanation.memory_peak
     scale, unit = next(
-        ((2.0**power, name) for power, name in ((20, "MiB"), (10, "KiB")) if peak.bytes >= 2**power), (1.0, "B")
+        ((2.0**power, name) for power, name in ((20, "MiB"), (10, "KiB")) if peak.bytes >= 2**power),
+        (1.0, "B"),
     )
     live = [size / scale for size in peak.live_bytes]
     at = peak.live_bytes.index(peak.bytes)
-    axes.fill_between(range(len(live) + 1), [*live, live[-1]], step="post", color=COLOURS["compute"], alpha=0.3)
+    axes.fill_between(
+        range(len(live) + 1), [*live, live[-1]], step="post", color=COLOURS["compute"], alpha=0.3
+    )
     axes.step(range(len(live) + 1), [*live, live[-1]], where="post", color=COLOURS["compute"], linewidth=1)
     axes.annotate(
         f"{peak.bytes / scale:.3g} {unit} while {_shown(peak.at, 34)} runs",

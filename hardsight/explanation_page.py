@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardsight import __version__
@@ -34,15 +35,18 @@ def page(explanation: Explanation, top: int = 10) -> str:
         top: rows of the table of the costliest layers; another table has all.
     """
     answer, costliest = explanation.answer, explanation.costliest[:top]
+    level = next(f"{100 * estimate.level:.6g} % interval" for estimate in answer.estimates.values())
     types = [cost.share for cost in explanation.types]
     template = string.Template(
         resources.files("hardsight").joinpath("explanation.html").read_text(encoding="utf-8")
     )
     return template.substitute(
-        title=escape(f"Where the time of {answer.model} goes on {answer.device}"),
-        by=escape(f"Predicted by {answer.predictor}, hardsight {__version__}; network {answer.digest}. Not measured."),
+        title=escape(f"Where the time of {Path(answer.model).name} goes on {answer.device}"),
+        by=escape(
+            f"Predicted by {answer.predictor}, hardsight {__version__}; network {answer.digest}. Not measured."
+        ),
         sentences=_items(sentences(explanation)),
-        totals=_table("Predicted totals", ("Quantity", "Predicted", "Interval"), total_rows(explanation)),
+        totals=_table("Predicted totals", ("Quantity", "Predicted", level), total_rows(explanation)),
         figures="\n".join(_figure(explanation, i, text) for i, (text, _) in enumerate(panels(explanation))),
         types=_table(
             "Merged operators cost nothing by themselves.", TYPE_HEADINGS, type_rows(explanation), types

@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hardsight.metrics import Metric
-from hardsight.prediction import Estimate
 from hardsight.units import format_quantity
+from hardsight.wording import interval_text, metric_words, percent, shape_text
 
 if TYPE_CHECKING:
     from hardsight.explanation import Explanation, Layer
 
-LAYER_HEADINGS = ("Operator", "Type", "Latency", "Share", "Arithmetic", "MACs", "Moved", "MACs/byte", "Bound by")
+LAYER_HEADINGS = (
+    "Operator",
+    "Type",
+    "Latency",
+    "Share",
+    "Arithmetic",
+    "MACs",
+    "Moved",
+    "MACs/byte",
+    "Bound by",
+)
 TYPE_HEADINGS = ("Type", "Operators", "Merged", "Latency", "Share", "MACs", "Moved")
-
-
-_LABELS = {Metric.LATENCY: "latency", Metric.PEAK_MEMORY: "peak memory", Metric.ENERGY: "energy"}
 
 
 def sentences(explanation: Explanation) -> list[str]:
@@ -46,7 +53,7 @@ def type_rows(explanation: Explanation) -> list[tuple[str, ...]]:
     return [
         (
             cost.op_type,
-            str(cost.count),
+            str(cost.operators),
             str(cost.merged or "-"),
             format_quantity(cost.latency_s, "s"),
             percent(cost.share),
@@ -61,7 +68,7 @@ def total_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
     """Quantity, value and interval of each predicted metric."""
     return [
         (
-            _LABELS.get(metric, str(metric)),
+            metric_words(metric),
             format_quantity(estimate.value, metric.unit),
             interval_text(estimate, metric.unit),
         )
@@ -91,23 +98,6 @@ def caveats(explanation: Explanation) -> list[str]:
         listed = ", ".join(f"{name} ({count})" for name, count in answer.unknown_ops.items())
         said.append(f"operators without a cost rule, priced by the bytes they move: {listed}")
     return [*said, *answer.assumptions, *explanation.assumptions]
-
-
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """``1×64×56×56``."""
-    return "×".join(map(str, shape)) or "scalar"
-
-
-def interval_text(estimate: Estimate, unit: str) -> str:
-    """``17.6 ms to 28.1 ms``, or ``none``."""
-    if estimate.lower is None or estimate.upper is None:
-        return "none"
-    return f"{format_quantity(estimate.lower, unit)} to {format_quantity(estimate.upper, unit)}"
 
 
 def _total(explanation: Explanation) -> str:

@@ -59,13 +59,15 @@ def int8_gain(model: Model, graph: OperatorGraph, device: Device, level: float) 
         return Int8Gain(
             f"What INT8 gains is not known: '{device.name}' has no fp32 and INT8 modes beside each other."
         )
-    names = [f"{device.hardware}/{device.runtime}/{mode}{threads[0]}" for mode in ("fp32", "int8")]
-    for name in names:
-        if reason := _gap(name):
-            return Int8Gain(f"What INT8 gains is not known: {reason}.")
-    fp32, int8 = (_answer([model], [graph], name, level, layers=False)[0][Metric.LATENCY] for name in names)
+    float_name, int_name = (f"{device.hardware}/{device.runtime}/{m}{threads[0]}" for m in ("fp32", "int8"))
+    if reason := _gap(float_name) or _gap(int_name):
+        return Int8Gain(f"What INT8 gains is not known: {reason}.")
+    fp32, int8 = (
+        _answer([model], [graph], name, level, layers=False)[0][Metric.LATENCY]
+        for name in (float_name, int_name)
+    )
     speedup = ratio_of(fp32, int8)
-    return Int8Gain(_sentence(fp32, int8, speedup), *names, fp32, int8, speedup)
+    return Int8Gain(_sentence(fp32, int8, speedup), float_name, int_name, fp32, int8, speedup)
 
 
 def quantized_operators(graph: OperatorGraph) -> tuple[int, int]:

@@ -20,16 +20,18 @@ _BYTES = {
     "TiB": 2.0**40,
 }
 _JOULES = {"nJ": 1e-9, "uJ": 1e-6, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
+_HERTZ = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9}
 _COUNT = {"": 1.0, "%": 1e-2, "k": 1e3, "M": 1e6, "G": 1e9}
 
-_READ = {"s": _SECONDS, "B": _BYTES, "J": _JOULES, "1": _COUNT}
+_READ = {"s": _SECONDS, "B": _BYTES, "J": _JOULES, "Hz": _HERTZ, "1": _COUNT}
 _SHOW = {
     "s": ("ns", "µs", "ms", "s"),
     "B": ("B", "KiB", "MiB", "GiB", "TiB"),
     "J": ("nJ", "µJ", "mJ", "J", "kJ"),
+    "Hz": ("Hz", "kHz", "MHz", "GHz"),
     "1": ("", "k", "M", "G"),
 }
-_EXAMPLE = {"s": "10ms", "B": "8MiB", "J": "5mJ", "1": "1000"}
+_EXAMPLE = {"s": "10ms", "B": "8MiB", "J": "5mJ", "Hz": "200MHz", "1": "1000"}
 _PATTERN = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]*)\s*")
 
 

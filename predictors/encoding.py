@@ -93,7 +93,13 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     summary = np.concatenate(
         [
             _one_hot(category, len(CATEGORIES)),
-            np.stack([int8, c["out_bits"] <= 8, c["pattern"] > 0, c["leads"] > 0, c["area"] > 1], axis=1),
+            np.stack(
+                [
+                    int8, c["out_bits"] <= 8, c["pattern"] > 0, c["leads"] > 0, c["area"] > 1,
+                    c["c_out"] % 16 == 0, c["c_in"] % 16 == 0, c["rank"] == 2,
+                ],
+                axis=1,
+            ),
             np.log1p(np.stack([c["bytes_out"], c["macs"], c["c_out"], c["inner"]], axis=1)) * 0.1,
         ],
         axis=1,

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hardsight.errors import NotSupportedError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
@@ -45,6 +46,8 @@ class PerMetric(Predictor):
         return self.parts[metric].doubt(graphs, device, metric)
 
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+        if Metric.LATENCY not in self.parts:
+            raise NotSupportedError(f"predictor '{self.name}' has no latency, so none per layer")
         return self.parts[Metric.LATENCY].layer_costs(graph, device)
 
     def interval(

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file; its weights may be missing.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file; its weights may be missing.")
+    ],
     device: _flags.DeviceName,
     shape: _flags.ShapeTexts = None,
     level: _flags.Level = 0.9,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Layers to list, the costliest first.")] = 10,
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", min=1, help="Layers to list, the costliest first.")
+    ] = 10,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="REPORT.html", help="Also write a page that needs no network.")
+        Path | None,
+        typer.Option("--out", metavar="REPORT.html", help="Also write a page that needs no network."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PLOT.png", help="Also write the pictures.")
@@ -72,7 +77,9 @@ def _print(found: Explanation, top: int) -> None:
     _show.table(_lower(LAYER_HEADINGS), map(layer_cells, costliest[:top]))
     if len(costliest) > top:
         rest = sum(layer.share for layer in costliest[top:])
-        _show.note(f"{len(costliest) - top} more kernels take {_show.percent(rest)}; --top {len(costliest)} lists all.")
+        _show.note(
+            f"{len(costliest) - top} more kernels take {_show.percent(rest)}; --top {len(costliest)} lists all."
+        )
     for sentence in sentences(found):
         _show.note(f"- {sentence}")
     for caveat in caveats(found):

@@ -10,6 +10,8 @@ from unittest import mock
 COMMANDS = (
     (),
     ("predict",),
+    ("explain",),
+    ("compare",),
     ("measure",),
     ("check",),
     ("devices",),

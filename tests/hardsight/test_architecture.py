@@ -16,6 +16,9 @@ TOP = ("datasets", "predictors", "nas", "experiments")
 DOORS = {
     "hardsight",
     "hardsight.api",
+    "hardsight.comparison",
+    "hardsight.explanation",
+    "hardsight.int8_gain",
     "hardsight.jobs",
     "hardsight.pyfunc",
     "hardsight.serialize",

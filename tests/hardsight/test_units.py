@@ -46,12 +46,13 @@ def test_refuses_and_shows_how(text: str) -> None:
         (0.0, "1", "0"),
         (123_456.0, "1", "123 k"),
         (math.nan, "J", "-"),
+        (312.5e6, "Hz", "312 MHz"),
     ],
 )
 def test_format(value: float, unit: str, text: str) -> None:
     assert format_quantity(value, unit) == text
 
 
-@given(st.floats(1e-9, 1e9), st.sampled_from(["s", "B", "J"]))
+@given(st.floats(1e-9, 1e9), st.sampled_from(["s", "B", "J", "Hz"]))
 def test_what_is_shown_reads_back(value: float, unit: str) -> None:
     assert parse_quantity(format_quantity(value, unit, digits=6), unit) == pytest.approx(value, rel=1e-5)

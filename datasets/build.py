@@ -34,11 +34,7 @@ if TYPE_CHECKING:
 BLOCK = 20
 DRIFT = 0.06
 MAX_SPREAD = 0.10
-_MORE_OF = {
-    "single_operator": 4,
-    "small_block": 4,
-    "sequence_operator": 4,
-}  # small graphs teach the cost of single operators
+_MORE_OF_TEACHING = 4  # small graphs are quick to measure
 _BACKENDS = ("loky", "dask", "ray")
 _FEW = 64
 Progress = Callable[[str, int, int], None]
@@ -51,7 +47,7 @@ class Recipe:
 
     Args:
         families: generator names; empty means all.
-        per_family: graphs of each; four times as many single operators and small blocks.
+        per_family: graphs of each; four times as many of those that teach single operators.
         int8: add a statically quantized twin of each graph.
         seed: of the generators.
         budget_s: time for the repeats of one label.
@@ -120,10 +116,12 @@ class Builder:
 
     def _members(self) -> list[tuple[str, int]]:
         """Family and number of every graph of the recipe, families in turn: any first part of it has them all."""
-        from hardsight.datasets.families import FAMILIES
+        from hardsight.datasets.families import FAMILIES, TEACHING
 
         names = self.recipe.families or tuple(FAMILIES)
-        counts = {name: self.recipe.per_family * _MORE_OF.get(name, 1) for name in names}
+        counts = {
+            name: self.recipe.per_family * (_MORE_OF_TEACHING if name in TEACHING else 1) for name in names
+        }
         share = {(name, i): (i + 0.5) / n for name, n in counts.items() for i in range(n)}
         return sorted(share, key=share.__getitem__)
 

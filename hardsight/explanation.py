@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Bound = Literal["compute", "memory"]
 
 _MODE_BITS = {"int8": 8, "fp16": 16, "bf16": 16}
-_GENERIC_INT8_SPEEDUP = 3  # of `hardsight.predictors.features.graph_arrays`
 
 
 class Roofline(NamedTuple):
@@ -234,12 +233,12 @@ def _precision(op: Operator, mode: str) -> str | None:
 
 
 def _roofline(graph: OperatorGraph, device: Device) -> Roofline:
-    from hardsight.predictors.features import BANDWIDTH_BYTES_PER_S, PEAK_MACS_PER_S
+    from hardsight.predictors.features import BANDWIDTH_BYTES_PER_S, INT8_SPEEDUP, PEAK_MACS_PER_S
 
     precisions = [p for p in dict.fromkeys(_precision(op, device.mode) for op in graph.operators) if p]
     own = device.peak_macs_per_s
     peaks = {
-        p: own.get(p, PEAK_MACS_PER_S * (_GENERIC_INT8_SPEEDUP if p == "int8" else 1)) for p in precisions
+        p: own.get(p, PEAK_MACS_PER_S * (INT8_SPEEDUP if p == "int8" else 1)) for p in precisions
     }
     generic = ["peak"] if any(p not in own for p in precisions) else []
     if device.bandwidth_bytes_per_s is None:

@@ -133,6 +133,11 @@ def split_families(
 
 
 def family_folds(table: MeasurementTable, n: int) -> list[list[str]]:
-    """Families in ``n`` groups, dealt out in alphabetical order; no group is empty."""
-    names = sorted({table.families[d] for d in table.digests if d in table.families})
+    """Families of networks in ``n`` groups, dealt out in alphabetical order; no group is empty.
+
+    Single operators and small blocks are in no group: nobody asks what they cost, and models always learn from them.
+    """
+    from hardsight.datasets.families import TEACHING
+
+    names = sorted({table.families[d] for d in table.digests if d in table.families} - set(TEACHING))
     return [names[i::n] for i in range(min(n, len(names)))]

@@ -7,21 +7,29 @@ repeat their blocks: a few thousand networks have some ten times fewer distinct 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from hardsight.graph import OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors.features import (
     BANDWIDTH_BYTES_PER_S,
     CATEGORIES,
     DISPATCH_S,
+    INT8_SPEEDUP,
     PEAK_MACS_PER_S,
     TYPES,
     IntArray,
 )
-from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels
+from hardsight.predictors.features import SCHEMA as TOTALS_SCHEMA
+from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels, kernels
+
+_VERSION = 1
+SCHEMA = hashlib.sha256(repr((TOTALS_SCHEMA, RAW, PATTERNS, _VERSION)).encode()).hexdigest()[:16]
+"""Changes whenever the meaning of a feature does; a saved predictor of another schema is refused."""
 
 _AT = {name: i for i, name in enumerate(RAW)}
 _QUANTIZE, _VIEW = CATEGORIES.index("quantize"), CATEGORIES.index("view")
@@ -43,6 +51,11 @@ class Encoded(NamedTuple):
     n: int
 
 
+def encode_graphs(graphs: Sequence[OperatorGraph]) -> Encoded:
+    """`encode` of the graphs' kernels."""
+    return encode([kernels(graph) for graph in graphs])
+
+
 def encode(graphs: Sequence[Kernels]) -> Encoded:
     """Features of the kernels of several graphs, in order."""
     sizes = np.array([len(g.kept) for g in graphs], dtype=np.int64)
@@ -56,7 +69,7 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
 
     int8 = (c["in_bits"] <= 8) & (c["weight_bits"] <= 8) & (category != _QUANTIZE)
     moved_bytes = np.where(category == _VIEW, 0, c["bytes_in"] + c["bytes_out"] + c["bytes_weights"])
-    compute_s = c["macs"] / np.where(int8, 3 * PEAK_MACS_PER_S, PEAK_MACS_PER_S)
+    compute_s = c["macs"] / np.where(int8, INT8_SPEEDUP * PEAK_MACS_PER_S, PEAK_MACS_PER_S)
     prior = c["repeats"] * (np.maximum(compute_s, moved_bytes / BANDWIDTH_BYTES_PER_S) + DISPATCH_S)
 
     per_group_in, per_group_out = c["c_in"] / c["groups"], c["c_out"] / c["groups"]
@@ -95,8 +108,14 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
             _one_hot(category, len(CATEGORIES)),
             np.stack(
                 [
-                    int8, c["out_bits"] <= 8, c["pattern"] > 0, c["leads"] > 0, c["area"] > 1,
-                    c["c_out"] % 16 == 0, c["c_in"] % 16 == 0, c["rank"] == 2,
+                    int8,
+                    c["out_bits"] <= 8,
+                    c["pattern"] > 0,
+                    c["leads"] > 0,
+                    c["area"] > 1,
+                    c["c_out"] % 16 == 0,
+                    c["c_in"] % 16 == 0,
+                    c["rank"] == 2,
                 ],
                 axis=1,
             ),
@@ -139,7 +158,9 @@ def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:
     if len(source):
         order = np.argsort(target, kind="stable")
         ends, starts, counts = np.unique(target[order], return_index=True, return_counts=True)
-        out[ends] = np.add.reduceat(values[source[order]], starts, axis=0) / counts[:, None].astype(np.float32)
+        out[ends] = np.add.reduceat(values[source[order]], starts, axis=0) / counts[:, None].astype(
+            np.float32
+        )
     return out
 
 

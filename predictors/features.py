@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hardsight.graph import Operator, OperatorGraph
 from hardsight.prediction import FloatArray
+from hardsight.predictors.merging import consumers_of, merge
 
 IntArray = npt.NDArray[np.int64]
 
@@ -23,6 +24,7 @@ IntArray = npt.NDArray[np.int64]
 PEAK_MACS_PER_S = 5e10
 BANDWIDTH_BYTES_PER_S = 1e10
 DISPATCH_S = 2e-6
+INT8_SPEEDUP = 3
 
 CATEGORIES = (
     "conv",
@@ -124,11 +126,6 @@ TYPES = (
     "DequantizeLinear",
 )  # fmt: skip
 
-_FUSED_ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"}
-NUMERIC = 33
-NODE_FEATURES = NUMERIC + len(CATEGORIES) + len(TYPES)
-
-_type_index = {name: i for i, name in enumerate(TYPES)}
 _category_index = {name: i for i, name in enumerate(CATEGORIES)}
 
 TOTALS = (
@@ -140,24 +137,20 @@ TOTALS = (
     "one",
 )
 
-SCHEMA = hashlib.sha256(repr((TYPES, CATEGORIES, TOTALS, NUMERIC, 1)).encode()).hexdigest()[:16]
+SCHEMA = hashlib.sha256(repr((TYPES, CATEGORIES, TOTALS, 2)).encode()).hexdigest()[:16]
 
 
 class GraphArrays(NamedTuple):
-    """A graph as arrays. Operators that a runtime merges into a neighbour are left out of the ``k`` kernels.
+    """What every predictor asks of a graph's operators. Merged ones are left out of the ``k`` kernels.
 
     Args:
         kept: ``(k,)`` which operators are kernels.
-        nodes: ``(k, f)`` features of the kernels.
-        edges: ``(2, e)`` producing and consuming kernel; merged operators are passed through.
         prior: ``(k,)`` roofline latency with the generic constants above, repeats included, in seconds.
         category: ``(v,)`` index into `CATEGORIES`, of every operator.
         int8: ``(v,)`` True where the arithmetic is 8-bit.
     """
 
     kept: IntArray
-    nodes: npt.NDArray[np.float32]
-    edges: IntArray
     prior: FloatArray
     category: IntArray
     int8: npt.NDArray[np.bool_]
@@ -188,132 +181,21 @@ def roofline_costs(graph: OperatorGraph) -> FloatArray:
 
 @lru_cache(maxsize=2048)
 def graph_arrays(graph: OperatorGraph) -> GraphArrays:
-    """Features of a graph; the same object for the same graph."""
-    v = len(graph.operators)
-    consumers: list[list[int]] = [[] for _ in range(v)]
-    for i, op in enumerate(graph.operators):
-        for producer, _ in op.inputs:
-            if producer >= 0:
-                consumers[producer].append(i)
+    """Kinds and roofline of a graph's operators; the same object for the same graph."""
     names = [category_of(op) for op in graph.operators]
-    merged = _merged(graph, consumers, names)
     category = np.array([_category_index[name] for name in names], dtype=np.int64)
     int8 = np.array(
         [is_int8(op) and name != "quantize" for op, name in zip(graph.operators, names, strict=True)], bool
     )
-    kept = [i for i in range(v) if not merged[i]]
-    kernel_of = _kernels(graph, merged, kept)
-    nodes = np.zeros((len(kept), NODE_FEATURES), dtype=np.float32)
+    merged, _ = merge(graph.operators, consumers_of(graph), names)
+    kept = [i for i in range(len(names)) if not merged[i]]
     prior = np.zeros(len(kept))
-    pairs: set[tuple[int, int]] = set()
     for k, i in enumerate(kept):
         op = graph.operators[i]
-        compute = op.macs / (PEAK_MACS_PER_S * (3 if int8[i] else 1))
+        compute = op.macs / (PEAK_MACS_PER_S * (INT8_SPEEDUP if int8[i] else 1))
         moved = 0.0 if names[i] == "view" else op.bytes / BANDWIDTH_BYTES_PER_S
         prior[k] = op.repeats * (max(compute, moved) + DISPATCH_S)
-        swallows = any(merged[c] for c in consumers[i])
-        nodes[k, :NUMERIC] = _numbers(op, bool(int8[i]), swallows, len(consumers[i]), prior[k])
-        nodes[k, NUMERIC + category[i]] = 1
-        type_at = _type_index.get(op.op_type)
-        if type_at is not None:
-            nodes[k, NUMERIC + len(CATEGORIES) + type_at] = 1
-        pairs.update((kernel_of[p], k) for p, _ in op.inputs if p >= 0 and kernel_of[p] >= 0)
-    edges = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
-    return GraphArrays(np.array(kept, dtype=np.int64), nodes, edges, prior, category, int8)
-
-
-def _kernels(graph: OperatorGraph, merged: Sequence[bool], kept: Sequence[int]) -> list[int]:
-    """For each operator the kernel that makes its output, looking through merged ones; -1 for the graph's input."""
-    position = {i: k for k, i in enumerate(kept)}
-    kernels: list[int] = []
-    for i, op in enumerate(graph.operators):
-        if not merged[i]:
-            kernels.append(position[i])
-        else:
-            producer = op.inputs[0][0] if op.inputs else -1
-            kernels.append(kernels[producer] if producer >= 0 else -1)
-    return kernels
-
-
-def _log(x: float) -> float:
-    return float(np.log1p(max(x, 0.0))) / 10
-
-
-def _numbers(op: Operator, int8: bool, swallows: bool, n_consumers: int, prior: float) -> list[float]:
-    out = op.output_shapes[0] if op.output_shapes else ()
-    into = op.input_shapes[0] if op.input_shapes else ()
-    weight = max(op.weight_shapes, key=prod, default=())
-    kernel = op.attributes.get("kernel_shape", ())
-    strides = op.attributes.get("strides", ())
-    kernel_area = prod(int(k) for k in kernel) if isinstance(kernel, tuple) else 1
-    stride = max((int(s) for s in strides), default=1) if isinstance(strides, tuple) else 1
-    spatial = len(out) > 2
-    c_out = out[1] if spatial else (out[-1] if out else 1)
-    c_in = into[1] if spatial and len(into) > 1 else (into[-1] if into else 1)
-    positions = prod(out) / max(c_out, 1)
-    elements = prod(out)
-    group = op.attributes.get("group", 1)
-    groups = int(group) if isinstance(group, int | float) else 1
-    perm = op.attributes.get("perm", ())
-    keeps_last = not (isinstance(perm, tuple) and perm and perm[-1] != len(perm) - 1)
-    broadcast = len({s for s in op.input_shapes if s}) > 1 or (bool(weight) and weight != out)
-    return [
-        _log(op.macs),
-        _log(op.bytes_in),
-        _log(op.bytes_out),
-        _log(op.bytes_weights),
-        _log(elements),
-        _log(op.macs / max(elements, 1)),
-        _log(op.macs / max(op.bytes, 1)),
-        _log(c_in),
-        _log(c_out),
-        _log(c_in / max(groups, 1)),
-        _log(c_out / max(groups, 1)),
-        _log(positions),
-        _log(kernel_area),
-        _log(groups),
-        _log(max(kernel, default=1) if isinstance(kernel, tuple) and kernel else 1),  # type: ignore[arg-type]
-        float(stride > 1),
-        float(len(kernel) == 1 if isinstance(kernel, tuple) else 0),
-        float(c_in % 16 == 0),
-        float(c_out % 16 == 0),
-        float(c_in % 4 == 0),
-        float(c_out % 8 == 0),
-        float(c_in < 8),
-        float(int8),
-        float(op.output_bits <= 8),
-        float(op.input_bits <= 8),
-        float(swallows),
-        _log(op.repeats),
-        _log(len(op.inputs)),
-        _log(n_consumers),
-        float(keeps_last),
-        float(broadcast),
-        _log(out[-1] if out else 1),
-        float(np.log(prior + 1e-12)) / 10,
-    ]
-
-
-def _merged(graph: OperatorGraph, consumers: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[bool]:
-    """Operators a runtime usually merges into a neighbour.
-
-    Activations behind a convolution or matrix product, and quantize/dequantize pairs around an integer kernel.
-    """
-    heavy = {"conv", "depthwise", "matmul"}
-    merged = [False] * len(graph.operators)
-    for i, op in enumerate(graph.operators):
-        producer = op.inputs[0][0] if op.inputs else -1
-        if op.op_type in _FUSED_ACTIVATIONS and producer >= 0 and kinds[producer] in heavy:
-            merged[i] = len(consumers[producer]) == 1
-        elif op.op_type == "DequantizeLinear":
-            merged[i] = bool(consumers[i]) and all(
-                graph.operators[c].input_bits <= 8 and kinds[c] != "quantize" for c in consumers[i]
-            )
-        elif op.op_type == "QuantizeLinear" and producer >= 0:
-            merged[i] = (
-                graph.operators[producer].input_bits <= 8 and graph.operators[producer].output_bits <= 8
-            )
-    return merged
+    return GraphArrays(np.array(kept, dtype=np.int64), prior, category, int8)
 
 
 def peak_live_bytes(graph: OperatorGraph) -> tuple[int, int]:

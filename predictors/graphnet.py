@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
-from hardsight.predictors.features import IntArray, graph_arrays
+from hardsight.predictors.encoding import Array, encode_graphs
+from hardsight.predictors.kernels import kernels
 
-Array = npt.NDArray[np.float32]
 Weights = Mapping[str, Array]
-MAX_LOG_RATIO = 4.0
+MAX_LOG_RATIO = 5.0
 MAX_SIGMA = 4.0
 
 
@@ -29,7 +28,7 @@ class GraphNetConfig:
 
     Args:
         hidden: width.
-        layers: rounds of message passing.
+        layers: residual layers after the first.
         members: networks in the ensemble; their disagreement is the doubt.
         epochs: passes over the training graphs.
         batch: graphs per step.
@@ -41,81 +40,32 @@ class GraphNetConfig:
         seed: of the first member.
     """
 
-    hidden: int = 64
-    layers: int = 2
+    hidden: int = 128
+    layers: int = 3
     members: int = 3
-    epochs: int = 45
+    epochs: int = 40
     batch: int = 64
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     dropout: float = 0.05
     type_dropout: float = 0.1
     seed: int = 0
 
 
-class Batch(NamedTuple):
-    """Several graphs as one disconnected graph.
-
-    Args:
-        nodes: ``(v, f)``.
-        edges: ``(2, e)``.
-        prior: ``(v,)`` seconds.
-        owner: ``(v,)`` which graph a kernel belongs to.
-        n: number of graphs.
-    """
-
-    nodes: Array
-    edges: IntArray
-    prior: FloatArray
-    owner: IntArray
-    n: int
-
-
-def make_batch(graphs: Sequence[OperatorGraph]) -> Batch:
-    """Join graphs for one pass."""
-    arrays = [graph_arrays(g) for g in graphs]
-    sizes = [len(a.prior) for a in arrays]
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return Batch(
-        np.concatenate([a.nodes for a in arrays]),
-        np.concatenate([a.edges + o for a, o in zip(arrays, offsets, strict=True)], axis=1),
-        np.concatenate([a.prior for a in arrays]),
-        np.repeat(np.arange(len(graphs)), sizes),
-        len(graphs),
-    )
-
-
-def normalised(nodes: Array, mean: Array, scale: Array) -> Array:
+def normalised(rows: Array, mean: Array, scale: Array) -> Array:
     """Standardised features, cut off where training has seen nothing: beyond, the prior extrapolates alone."""
-    cut: Array = np.clip((nodes - mean) / scale, -MAX_SIGMA, MAX_SIGMA)
+    cut: Array = np.clip((rows - mean) / scale, -MAX_SIGMA, MAX_SIGMA)
     return cut
 
 
-def neighbour_mean(h: Array, source: IntArray, target: IntArray) -> Array:
-    """Mean of ``h[source]`` over the edges into each target ``(v, d)``; zero where there is none."""
-    out = np.zeros_like(h)
-    if not len(source):
-        return out
-    order = np.argsort(target, kind="stable")
-    ends, starts, counts = np.unique(target[order], return_index=True, return_counts=True)
-    out[ends] = np.add.reduceat(h[source[order]], starts, axis=0) / counts[:, None]
-    return out
+def log_ratios(w: Weights, rows: Array, layers: int) -> FloatArray:
+    """Logarithm of cost over prior for each kernel and head ``(v, heads)``: the network's forward pass.
 
-
-def log_ratios(w: Weights, batch: Batch, layers: int) -> FloatArray:
-    """Logarithm of cost over prior for each operator and head ``(v, heads)``: the network's forward pass.
-
-    h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(R hₗ + P·mean(producers) + C·mean(consumers) + b)
-    (GraphSAGE's mean aggregation, Hamilton et al. 2017, once along and once against the edges).
+    h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(Wₗ hₗ + bₗ). Neighbours are in x (see `hardsight.predictors.encoding`).
     """
-    x = normalised(batch.nodes, w["mean"], w["scale"])
-    h = np.maximum(x @ w["enter.weight"].T + w["enter.bias"], 0)
-    producer, consumer = batch.edges
+    h = np.maximum(normalised(rows, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
     for i in range(layers):
-        update = h @ w[f"root.{i}.weight"].T + w[f"root.{i}.bias"]
-        update += neighbour_mean(h, producer, consumer) @ w[f"producers.{i}.weight"].T
-        update += neighbour_mean(h, consumer, producer) @ w[f"consumers.{i}.weight"].T
-        h = h + np.maximum(update, 0)
+        h = h + np.maximum(h @ w[f"middle.{i}.weight"].T + w[f"middle.{i}.bias"], 0)
     ratios = h @ w["leave.weight"].T + w["leave.bias"]
     cut: FloatArray = np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
     return cut
@@ -124,10 +74,11 @@ def log_ratios(w: Weights, batch: Batch, layers: int) -> FloatArray:
 class GraphNetPredictor(Predictor):
     """Additive graph network for latency.
 
-    Every operator costs prior · exp(network), where the prior is a generic roofline; a graph costs
+    Every kernel costs prior · exp(network), where the prior is a generic roofline; a graph costs
     the sum plus a learned constant per device. So layers sum to the total by construction, costs are
-    positive, and a network deeper than any in training extrapolates. All devices share the network
-    and differ in its last layer. Trained with PyTorch Geometric on the absolute log error.
+    positive, and a network deeper than any in training extrapolates. What a kernel's neighbours are is averaged
+    once, before learning (SIGN, Frasca et al. 2020), so equal kernels in equal surroundings are computed once.
+    All devices share the network and differ in its last layer. Trained with PyTorch on the absolute log error.
 
     Args:
         config: size and training.
@@ -157,11 +108,11 @@ class GraphNetPredictor(Predictor):
     def _log_latency(self, graphs: Sequence[OperatorGraph], device: str) -> FloatArray:
         """``(members, n)``."""
         head = self.heads.index(device)
-        batch = make_batch(graphs)
+        encoded = encode_graphs(graphs)
         logs = []
         for w in self.members:
-            costs = batch.prior * np.exp(log_ratios(w, batch, self.config.layers)[:, head])
-            total = np.bincount(batch.owner, weights=costs, minlength=batch.n)
+            costs = encoded.prior * np.exp(log_ratios(w, encoded.rows, self.config.layers)[:, head])
+            total = np.bincount(encoded.owner, weights=costs, minlength=encoded.n)
             logs.append(np.log(total + np.exp(float(w["constant"][head]))))
         return np.stack(logs)
 
@@ -177,9 +128,12 @@ class GraphNetPredictor(Predictor):
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
         head = self.heads.index(device)
-        batch = make_batch([graph])
+        encoded = encode_graphs([graph])
         costs: FloatArray = np.mean(
-            [batch.prior * np.exp(log_ratios(w, batch, self.config.layers)[:, head]) for w in self.members],
+            [
+                encoded.prior * np.exp(log_ratios(w, encoded.rows, self.config.layers)[:, head])
+                for w in self.members
+            ],
             axis=0,
         )
         layers = np.zeros(len(graph.operators))
@@ -187,7 +141,7 @@ class GraphNetPredictor(Predictor):
             return layers
         constant = float(np.mean([np.exp(float(w["constant"][head])) for w in self.members])) / len(costs)
         total = float(self.point([graph], device, Metric.LATENCY)[0])
-        layers[graph_arrays(graph).kept] = (costs + constant) * (total / float((costs + constant).sum()))
+        layers[kernels(graph).kept] = (costs + constant) * (total / float((costs + constant).sum()))
         return layers
 
     def save_state(self, folder: Path) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What the learned predictors see of a graph: kernels, which are operators with what a runtime merges into them.
 
-Numbers per kernel are gathered in one pass over the operators and encoded for all graphs of a batch at once.
-`SCHEMA` changes whenever their meaning does; a saved predictor of another schema is refused.
+Numbers per kernel are gathered in one pass over the operators; `hardsight.predictors.encoding` makes features of
+them, for all graphs of a batch at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -16,15 +16,8 @@ import numpy.typing as npt
 
 from hardsight.graph import Operator, OperatorGraph
 from hardsight.prediction import FloatArray
-from hardsight.predictors.features import (
-    _CATEGORY_OF,
-    BANDWIDTH_BYTES_PER_S,
-    CATEGORIES,
-    DISPATCH_S,
-    PEAK_MACS_PER_S,
-    TYPES,
-    IntArray,
-)
+from hardsight.predictors.features import CATEGORIES, TYPES, IntArray, category_of
+from hardsight.predictors.merging import consumers_of, merge
 
 Array = npt.NDArray[np.float32]
 
@@ -39,12 +32,6 @@ _AT = {name: i for i, name in enumerate(RAW)}
 
 _TYPE = {name: i for i, name in enumerate(TYPES)}
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
-_DEPTHWISE = _CATEGORY["depthwise"]
-_HEAVY = {_CATEGORY["conv"], _CATEGORY["depthwise"], _CATEGORY["matmul"]}
-_VIEW, _QUANTIZE = _CATEGORY["view"], _CATEGORY["quantize"]
-
-_FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
-_FUSED_AT = {name: i + 1 for i, name in enumerate(_FUSED)}
 PATTERNS = ("layer norm", "rms norm", "erf gelu", "tanh gelu", "silu", "mish", "hard swish")
 """Chains of operators that spell one function; many runtimes make one kernel of them."""
 
@@ -69,16 +56,14 @@ class Kernels(NamedTuple):
     weight_bytes: float
 
 
+@lru_cache(maxsize=4096)
 def kernels(graph: OperatorGraph) -> Kernels:
-    """Gather the kernels of a graph."""
+    """Gather the kernels of a graph; the same object for the same graph."""
     operators = graph.operators
-    consumers: list[list[int]] = [[] for _ in operators]
-    for i, op in enumerate(operators):
-        for producer, _ in op.inputs:
-            if producer >= 0:
-                consumers[producer].append(i)
-    category = [_category(op) for op in operators]
-    merged, swallowed = _merge(operators, consumers, category)
+    consumers = consumers_of(graph)
+    kinds = [category_of(op) for op in operators]
+    category = [_CATEGORY[kind] for kind in kinds]
+    merged, swallowed = merge(operators, consumers, kinds)
     pattern, leads = _patterns(operators, consumers)
     outputs = {producer for producer, _ in graph.output_edges}
     made_by: list[int] = []  # the kernel behind each operator's output; -1 for the graph's inputs
@@ -117,41 +102,6 @@ def kernels(graph: OperatorGraph) -> Kernels:
 _CONSUMERS, _ACTIVATION, _PATTERN, _LEADS, _FROM_INPUT, _TO_OUTPUT = (
     _AT[name] for name in ("consumers", "activation", "pattern", "leads", "from_input", "to_output")
 )
-
-
-def _category(op: Operator) -> int:
-    name = op.op_type
-    kind = _CATEGORY_OF.get(name if "." not in name else name.rsplit(".", 1)[-1], "other")
-    if kind == "conv" and op.attributes.get("group", 1) != 1:
-        weight = max(op.weight_shapes, key=len, default=())
-        if len(weight) > 2 and weight[1] == 1:
-            return _DEPTHWISE
-    return _CATEGORY[kind]
-
-
-def _merge(
-    operators: Sequence[Operator], consumers: Sequence[Sequence[int]], category: Sequence[int]
-) -> tuple[list[bool], dict[int, int]]:
-    """Operators that runtimes merge into a neighbour, and for each kernel the activation that it swallows.
-
-    Activations behind a convolution or matrix product, and quantize/dequantize pairs around an integer kernel.
-    """
-    merged = [False] * len(operators)
-    swallowed: dict[int, int] = {}
-    for i, op in enumerate(operators):
-        producer = op.inputs[0][0] if op.inputs else -1
-        name = op.op_type
-        if name in _FUSED_AT:
-            if producer >= 0 and category[producer] in _HEAVY and len(consumers[producer]) == 1:
-                merged[i] = True
-                swallowed[producer] = _FUSED_AT[name]
-        elif name == "DequantizeLinear":
-            merged[i] = bool(consumers[i]) and all(
-                operators[c].input_bits <= 8 and category[c] != _QUANTIZE for c in consumers[i]
-            )
-        elif name == "QuantizeLinear" and producer >= 0:
-            merged[i] = operators[producer].input_bits <= 8 and operators[producer].output_bits <= 8
-    return merged, swallowed
 
 
 def _patterns(
@@ -224,8 +174,9 @@ def _patterns(
                     mark("silu" if gate.op_type == "Sigmoid" else "hard swish", p, i)
                 elif gate.op_type == "Tanh" and (plus := producer(p, "Softplus")) >= 0:
                     mark("mish", p, plus, i)
-                elif gate.op_type == "Clip" and (shift := producer(p, "Add")) >= 0:
-                    if set(operators[shift].inputs) == others:
+                elif gate.op_type == "Clip":
+                    shift = producer(p, "Add")
+                    if shift >= 0 and set(operators[shift].inputs) == others:
                         mark("hard swish", p, shift, i, consumer(i, "Div"))
     return found, leads
 
@@ -307,6 +258,6 @@ def _operand(op: Operator, out: tuple[int, ...]) -> int:
         if size == prod(out):
             return 5
         return 3 if shape and out and shape[-1] == out[-1] else 2
-    if len({shape for shape in op.input_shapes}) > 1:
+    if len(set(op.input_shapes)) > 1:
         return 4
     return 0

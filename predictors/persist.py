@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from hardsight.errors import StorageError, UnknownNameError
 from hardsight.predictors._base import Predictor
-from hardsight.predictors.features import SCHEMA
+from hardsight.predictors.encoding import SCHEMA
 
 FORMAT = 1
 META = "meta.json"

@@ -21,7 +21,7 @@ from hardsight.datasets.families import (
 from hardsight.datasets.families._family import Family
 from hardsight.errors import UnknownNameError
 
-__all__ = ["FAMILIES", "Family", "get_family"]
+__all__ = ["FAMILIES", "TEACHING", "Family", "get_family"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -61,6 +61,9 @@ FAMILIES: dict[str, Family] = {
     )
 }
 """Every family by name."""
+
+TEACHING = (micro.SINGLE_OPERATOR.name, micro.SMALL_BLOCK.name, micro_sequence.SEQUENCE_OPERATOR.name)
+"""Families that are no networks: they teach what operators cost by themselves."""
 
 
 def get_family(name: str) -> Family:

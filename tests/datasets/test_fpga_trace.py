@@ -18,7 +18,7 @@ from hardsight.datasets.weights import fill_weights
 from hardsight.errors import BackendError
 
 pytest.importorskip("da4ml", reason="needs the extra 'fpga'")
-qonnx_quant = pytest.importorskip("qonnx.custom_op.general.intquant", reason="needs the extra 'fpga'")
+qonnx_quant = pytest.importorskip("qonnx.custom_op.general.intquant", reason="needs the extra 'dev'")
 
 
 class Quant(OpRun):

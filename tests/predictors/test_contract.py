@@ -167,25 +167,19 @@ def test_a_folder_cannot_name_code_to_load(tmp_path: Path) -> None:
         load_saved(tmp_path / "p")
 
 
-def test_graphnet_in_numpy_equals_pytorch_geometric() -> None:
+def test_graphnet_in_numpy_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
-    from hardsight.predictors.graphnet import log_ratios, make_batch, normalised
+    from hardsight.predictors.encoding import encode_graphs
+    from hardsight.predictors.graphnet import log_ratios, normalised
     from hardsight.predictors.graphnet_train import CostNet
 
     predictor = fitted("graphnet").predictor
     assert isinstance(predictor, GraphNetPredictor)
     weights = predictor.members[0]
-    net = CostNet(len(predictor.heads), predictor.config).eval()
-    state = {k: k if k in weights else k.replace(".weight", ".lin_l.weight") for k in net.state_dict()}
-    own = {
-        k: torch.from_numpy(np.array(weights[k if k in weights else k.replace(".lin_l.", ".")]))
-        for k in state
-    }
-    net.load_state_dict(own)
-    batch = make_batch(fresh())
-    x = torch.from_numpy(normalised(batch.nodes, weights["mean"], weights["scale"]))
+    rows = encode_graphs(fresh()).rows
+    net = CostNet(rows.shape[1], len(predictor.heads), predictor.config).eval()
+    net.load_state_dict({k: torch.from_numpy(np.array(weights[k])) for k in net.state_dict()})
     with torch.no_grad():
-        expected = net(x, torch.from_numpy(batch.edges)).numpy()
-    np.testing.assert_allclose(
-        log_ratios(weights, batch, predictor.config.layers), expected, rtol=1e-4, atol=1e-5
-    )
+        expected = net(torch.from_numpy(normalised(rows, weights["mean"], weights["scale"]))).numpy()
+    found = log_ratios(weights, rows, predictor.config.layers)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

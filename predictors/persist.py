@@ -25,7 +25,9 @@ KINDS = {
     "RidgePredictor": "hardsight.predictors.linear",
     "ForestPredictor": "hardsight.predictors.forest",
     "GraphNetPredictor": "hardsight.predictors.graphnet",
+    "Hls4mlPredictor": "hardsight.predictors.hls4ml",
     "Conformal": "hardsight.predictors.conformal",
+    "CountConformal": "hardsight.predictors._hls4ml_conformal",
     "PerMetric": "hardsight.predictors.per_metric",
     "AdaptedPredictor": "hardsight.predictors.adapted",
 }

@@ -73,6 +73,11 @@ def fitted() -> CountConformal:
     return CountConformal(Hls4mlPredictor().fit(train)).conformalize(rest)
 
 
+@cache
+def fitted_to_all() -> Hls4mlPredictor:
+    return Hls4mlPredictor().fit(table())
+
+
 def unseen() -> list[OperatorGraph]:
     """Shapes between those of the table."""
     sizes = ((24, 16, 48), (24, 8, 24), (40, 16, 40), (24, 24, 1), (16, 12, 32), (8, 20, 16))
@@ -100,9 +105,7 @@ def two_layers(first: str = "dense 16 24 8 32", second: str = "dense 24 8 8 48")
 
 def test_recovers_the_law_of_shapes_it_did_not_see() -> None:
     sizes = [(24, 16, 48), (24, 8, 24), (40, 16, 40)]
-    said = (
-        Hls4mlPredictor().fit(table()).predict([layer(f"dense {a} {b} 8 {r}") for a, b, r in sizes], DEVICE)
-    )
+    said = fitted_to_all().predict([layer(f"dense {a} {b} 8 {r}") for a, b, r in sizes], DEVICE)
     for i, (n_in, n_out, reuse) in enumerate(sizes):
         truth = counts(n_in, n_out, 8, reuse)
         for metric in (Metric.CYCLES, Metric.INTERVAL_CYCLES, Metric.DSP):
@@ -111,9 +114,8 @@ def test_recovers_the_law_of_shapes_it_did_not_see() -> None:
 
 
 def test_the_hurdle_says_zero_where_products_are_narrow() -> None:
-    predictor = Hls4mlPredictor().fit(table())
     graphs = [layer(f"dense 24 16 {bits} 48") for bits in (4, 6, 8)]
-    assert list(predictor.point(graphs, DEVICE, Metric.DSP)) == [0, 7, 8]
+    assert list(fitted_to_all().point(graphs, DEVICE, Metric.DSP)) == [0, 7, 8]
 
 
 def test_an_illegal_reuse_factor_is_taken_as_the_closest_legal_one() -> None:

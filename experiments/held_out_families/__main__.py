@@ -1,6 +1,6 @@
 """Compare all predictors on held-out families: ``python -m hardsight.experiments.held_out_families``.
 
-About ten minutes on two idle cores. Predictions are kept as Parquet in ``runs/held_out_families``; with them
+About forty minutes on two idle cores. Predictions are kept as Parquet in ``runs/held_out_families``; with them
 there, only the tables are made again. Writes ``experiments/held_out_families/README.md`` when run in a
 checkout, and one MLflow run.
 """
@@ -27,6 +27,7 @@ def main(folder: Path = FOLDER, readme: Path = README) -> None:
     import pandas as pd
 
     from hardsight import jobs, tracking
+    from hardsight.measurement import MeasurementTable
     from hardsight.predictors import PREDICTORS
     from hardsight.predictors.evaluation import summary
     from hardsight.predictors.training import compare
@@ -34,6 +35,8 @@ def main(folder: Path = FOLDER, readme: Path = README) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}.parquet" for name in PREDICTORS}
     table = jobs.load_dataset()
+    measured = table.rows[table.rows["provenance"] == "measured"].reset_index(drop=True)
+    table = MeasurementTable(measured, table.graphs, table.families)
     if not all(path.exists() for path in files.values()):
         with progress_bars() as progress:
             _, frames = compare(table, progress=progress)

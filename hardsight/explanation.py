@@ -237,9 +237,7 @@ def _roofline(graph: OperatorGraph, device: Device) -> Roofline:
 
     precisions = [p for p in dict.fromkeys(_precision(op, device.mode) for op in graph.operators) if p]
     own = device.peak_macs_per_s
-    peaks = {
-        p: own.get(p, PEAK_MACS_PER_S * (INT8_SPEEDUP if p == "int8" else 1)) for p in precisions
-    }
+    peaks = {p: own.get(p, PEAK_MACS_PER_S * (INT8_SPEEDUP if p == "int8" else 1)) for p in precisions}
     generic = ["peak"] if any(p not in own for p in precisions) else []
     if device.bandwidth_bytes_per_s is None:
         generic.append("bandwidth")

@@ -14,8 +14,8 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
-from hardsight.predictors.encoding import Array, encode_graphs
-from hardsight.predictors.kernels import kernels
+from hardsight.predictors.encoding import encode_graphs
+from hardsight.predictors.kernels import Array, kernels
 
 Weights = Mapping[str, Array]
 MAX_LOG_RATIO = 5.0

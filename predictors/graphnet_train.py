@@ -14,9 +14,10 @@ from torch_geometric.utils import scatter
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
-from hardsight.predictors.encoding import Array, encode_graphs
+from hardsight.predictors.encoding import encode_graphs
 from hardsight.predictors.features import TYPES, IntArray
 from hardsight.predictors.graphnet import MAX_LOG_RATIO, GraphNetConfig, Weights, normalised
+from hardsight.predictors.kernels import Array
 
 _START_CONSTANT_S = 5e-6
 _LEAST_SCALE = 0.02  # of a feature: one that hardly varies must not become a huge input

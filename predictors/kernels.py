@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hardsight.graph import Operator, OperatorGraph
+from hardsight.graph import Attribute, Operator, OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors.features import CATEGORIES, TYPES, IntArray, category_of
 from hardsight.predictors.merging import consumers_of, merge
@@ -181,6 +181,10 @@ def _patterns(
     return found, leads
 
 
+def _integers(value: Attribute | None) -> tuple[int, ...]:
+    return tuple(v for v in value if isinstance(v, int)) if isinstance(value, tuple) else ()
+
+
 def _raw(op: Operator, category: int) -> list[float]:
     attributes = op.attributes
     out = op.output_shapes[0] if op.output_shapes else ()
@@ -191,19 +195,15 @@ def _raw(op: Operator, category: int) -> list[float]:
     image = len(out) > 2 and category not in _CHANNELS_LAST
     c_out = out[1] if image else (out[-1] if out else 1)
     c_in = into[1] if image and len(into) > 1 else (into[-1] if into else 1)
-    kernel = attributes.get("kernel_shape")
-    area = largest = stride = dilation = 1
-    rank = 0
-    if isinstance(kernel, tuple) and kernel:
-        rank, area, largest = len(kernel), prod(kernel), max(kernel)  # type: ignore[arg-type,type-var]
-        strides, dilations = attributes.get("strides"), attributes.get("dilations")
-        stride = max(strides) if isinstance(strides, tuple) and strides else 1  # type: ignore[type-var,assignment]
-        dilation = max(dilations) if isinstance(dilations, tuple) and dilations else 1  # type: ignore[type-var,assignment]
+    kernel = _integers(attributes.get("kernel_shape"))
+    area, largest, rank = prod(kernel), max(kernel, default=1), len(kernel)
+    stride = max(_integers(attributes.get("strides")), default=1) if rank else 1
+    dilation = max(_integers(attributes.get("dilations")), default=1) if rank else 1
     groups = attributes.get("group", 1)
     inner, axis = _run(op, category, into, out)
     return [
         op.macs, op.bytes_in, op.bytes_out, op.bytes_weights, elements, c_in, c_out,
-        groups if isinstance(groups, int) else 1, area, largest,  # type: ignore[list-item]
+        groups if isinstance(groups, int) else 1, area, largest,
         stride, dilation, rank, out[-1] if out else 1, out[-2] if len(out) > 1 else 1, inner, axis, len(op.inputs),
         0, op.repeats, op.input_bits, op.weight_bits, op.output_bits,
         _operand(op, out) if category == _BINARY else 0,

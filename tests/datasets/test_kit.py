@@ -24,6 +24,7 @@ import pytest
 
 from hardsight.cli import main
 from hardsight.datasets import kit, kit_script
+from hardsight.datasets.families import FAMILIES, TEACHING
 from hardsight.datasets.profilers import _worker
 from hardsight.datasets.schema import VERSION
 from hardsight.datasets.store import GraphStore, load_failures, load_shipped, load_table, shipped_folder
@@ -36,10 +37,11 @@ SCRIPT = Path(kit_script.__file__)
 
 
 def smallest(n: int) -> list[str]:
-    """Digests of the package's networks of the fewest MACs."""
+    """Digests of the package's networks of the fewest MACs: neither single operators nor FPGA designs."""
     graphs = load_shipped().graphs
     assert isinstance(graphs, GraphStore)
-    return sorted(graphs.facts, key=lambda d: (graphs.facts[d].macs or 1e18, d))[:n]
+    facts = {d: f for d, f in graphs.facts.items() if f.family in set(FAMILIES) - set(TEACHING)}
+    return sorted(facts, key=lambda d: (facts[d].macs or 1e18, d))[:n]
 
 
 def networks(n: int) -> dict[str, onnx.ModelProto]:

@@ -17,6 +17,7 @@ from hardsight.metrics import Metric
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
 from hardsight.predictors.measured import read_measurements
+from hardsight.predictors.per_metric import PerMetric
 from hardsight.predictors.persist import made_folder, save_predictor
 
 if TYPE_CHECKING:
@@ -164,9 +165,9 @@ def adapt_to(
     table = MeasurementTable(renamed, table.graphs, table.families)
     said = [*notes, *_check(table)]
     source = load_shipped_predictor()
-    fits = [AdaptedPredictor(source, save_as, name).fit(table) for name in _source_devices(source, device)]
-    best = min(fits, key=lambda f: _badness(f, Metric.LATENCY))
-    _refuse_outliers(best, table)
+    best = _best_fits(source, save_as, table, _source_devices(source, device))
+    for metric, fit in best.items():
+        _refuse_outliers(fit, table, metric)
     samples = len(table.digests)
     counted = f"{samples} measurement{'s' * (samples != 1)}"
     if samples < 5:
@@ -176,13 +177,14 @@ def adapt_to(
     folder = device_folder(save_as)
     settings = {"name": save_as, "description": f"adapted from {counted}"}
     saved = Device.model_validate({**device.model_dump(), **settings})
-    _save(folder, best, saved, table.digests)
+    one = len(set(map(id, best.values()))) == 1
+    _save(folder, next(iter(best.values())) if one else PerMetric(best), saved, table.digests)
     return AdaptReport(
         save_as,
-        best.source_device,
+        best.get(Metric.LATENCY, next(iter(best.values()))).source_device,
         samples,
-        {str(m): float(np.exp(f.theta[0])) for m, f in best.fitted.items()},
-        {str(m): f.residual for m, f in best.fitted.items()},
+        {str(m): float(np.exp(f.fitted[m].theta[0])) for m, f in best.items()},
+        {str(m): f.fitted[m].residual for m, f in best.items()},
         tuple(said),
         folder,
     )
@@ -266,25 +268,50 @@ def _source_devices(predictor: Predictor, device: Device) -> list[str]:
     return found
 
 
+def _best_fits(
+    source: Predictor, name: str, table: MeasurementTable, devices: Sequence[str]
+) -> dict[Metric, AdaptedPredictor]:
+    """For each metric measured, the correction of the known device that explains it best.
+
+    No device need know all: another may lend its memory.
+
+    Raises:
+        NotSupportedError: when none knows any of the metrics.
+    """
+    fits: list[AdaptedPredictor] = []
+    refused: NotSupportedError | None = None
+    for device in devices:
+        try:
+            fits.append(AdaptedPredictor(source, name, device).fit(table))
+        except NotSupportedError as error:
+            refused = error
+    if not fits and refused is not None:
+        raise refused
+    metrics = [m for m in table.metrics if any(m in fit.fitted for fit in fits)]
+    return {
+        m: min((f for f in fits if m in f.fitted), key=lambda f, m=m: _badness(f, m))  # type: ignore[misc]
+        for m in metrics
+    }
+
+
 def _badness(predictor: AdaptedPredictor, metric: Metric) -> float:
     fitted = predictor.fitted.get(metric)
     return fitted.residual if fitted and np.isfinite(fitted.residual) else float("inf")
 
 
-def _refuse_outliers(fit: AdaptedPredictor, table: MeasurementTable) -> None:
+def _refuse_outliers(fit: AdaptedPredictor, table: MeasurementTable, metric: Metric) -> None:
     """Refuse a label that no device explains; the fit itself is robust against one."""
-    for metric in fit.fitted:
-        graphs, label = table.labelled(fit.device, metric)
-        ratio = label / fit.point(graphs, fit.device, metric)
-        worst = int(np.argmax(np.abs(np.log(ratio))))
-        if not 1 / _MAX_LABEL_OFF < ratio[worst] < _MAX_LABEL_OFF:
-            raise DataError(
-                f"{metric} of graph {graphs[worst].digest} is {label[worst]:.4g} {metric.unit}, {ratio[worst]:.3g} "
-                "times what the other networks let expect; check its unit, measure it again or remove it"
-            )
+    graphs, label = table.labelled(fit.device, metric)
+    ratio = label / fit.point(graphs, fit.device, metric)
+    worst = int(np.argmax(np.abs(np.log(ratio))))
+    if not 1 / _MAX_LABEL_OFF < ratio[worst] < _MAX_LABEL_OFF:
+        raise DataError(
+            f"{metric} of graph {graphs[worst].digest} is {label[worst]:.4g} {metric.unit}, {ratio[worst]:.3g} "
+            "times what the other networks let expect; check its unit, measure it again or remove it"
+        )
 
 
-def _save(folder: Path, predictor: AdaptedPredictor, device: Device, digests: Sequence[str]) -> None:
+def _save(folder: Path, predictor: Predictor, device: Device, digests: Sequence[str]) -> None:
     """Write predictor and description: both, or on a full disk neither."""
     import yaml
 

@@ -154,3 +154,26 @@ def test_a_reference_network_that_fails_here_does_not_cost_the_others(
     monkeypatch.setattr(profilers, "get_profiler", lambda device: Flaky(all_fail=True))
     with pytest.raises(BackendError, match="none of the 12 reference networks ran here"):
         adapt_here("host/onnxruntime/fp32-t1", 12)
+
+
+def test_memory_comes_from_a_device_that_knows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The device nearest in latency has no memory labels; adapting must not lose the metric."""
+    from hardsight.device import get_device
+    from hardsight.measurement import Measurement, MeasurementTable
+
+    monkeypatch.setenv("HARDSIGHT_HOME", str(tmp_path))
+    table = load_shipped()
+    known = table.select(device=DEVICE, metric=Metric.PEAK_MEMORY).rows.set_index("digest")["value"]
+    latency = table.select(device=NEAREST, metric=Metric.LATENCY).rows.set_index("digest")["value"]
+    here = "host/onnxruntime/fp32-t1"
+    labels = []
+    for digest in sorted(set(known.index) & set(latency.index))[::200]:
+        labels.append(Measurement(digest, here, Metric.LATENCY, float(latency[digest]), 0.01, 20))
+        labels.append(Measurement(digest, here, Metric.PEAK_MEMORY, float(known[digest]), 0.01, 5))
+    report = adapt_to(MeasurementTable.from_measurements(labels, table.graphs), get_device(here), here)
+    assert set(report.scale) == {"latency_s", "peak_memory_bytes"}
+    graphs, label = table.select(digests=sorted(known.index)[::300]).labelled(DEVICE, Metric.PEAK_MEMORY)
+    answer = load_predictor(here).predict(graphs, here)["peak_memory_bytes"]
+    assert np.median(np.abs(answer.value.ravel() / label - 1)) < 0.15
+    assert (answer.lower <= answer.value).all()
+    assert (answer.value <= answer.upper).all()

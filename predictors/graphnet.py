@@ -20,6 +20,7 @@ from hardsight.predictors.kernels import Array, kernels
 Weights = Mapping[str, Array]
 MAX_LOG_RATIO = 5.0
 MAX_SIGMA = 4.0
+BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,19 @@ def log_ratios(w: Weights, rows: Array, layers: int) -> FloatArray:
     """Logarithm of cost over prior for each kernel and head ``(v, heads)``: the network's forward pass.
 
     h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(Wₗ hₗ + bₗ). Neighbours are in x (see `hardsight.predictors.encoding`).
+    Rows are computed in blocks of one size: in a product of another size a row's last bit may differ, and an answer
+    must not depend on what else was asked.
     """
-    h = np.maximum(normalised(rows, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
-    for i in range(layers):
-        h = h + np.maximum(h @ w[f"middle.{i}.weight"].T + w[f"middle.{i}.bias"], 0)
-    ratios = h @ w["leave.weight"].T + w["leave.bias"]
-    cut: FloatArray = np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
-    return cut
+    ratios = np.empty((len(rows), len(w["leave.bias"])))
+    block = np.zeros((BLOCK, rows.shape[1]), np.float32)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        block[: len(part)] = part
+        h = np.maximum(normalised(block, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
+        for i in range(layers):
+            h = h + np.maximum(h @ w[f"middle.{i}.weight"].T + w[f"middle.{i}.bias"], 0)
+        ratios[start : start + BLOCK] = (h @ w["leave.weight"].T + w["leave.bias"])[: len(part)]
+    return np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO, out=ratios)
 
 
 class GraphNetPredictor(Predictor):

@@ -10,7 +10,8 @@ from onnx import TensorShapeProto, TypeProto, ValueInfoProto
 
 from hardsight.errors import InputError, ModelError
 from hardsight.ingest.flatten import FlatGraph, require_text
-from hardsight.ingest.types import MAX_ELEMENTS, elements, holder, text
+from hardsight.ingest.types import MAX_ELEMENTS, MAX_RANK, elements, holder, text
+from hardsight.ingest.words import listed, quoted, short
 
 _BATCH: Final = re.compile(r"batch|^(n|b|bs|none|unk__\d+)$", re.IGNORECASE)
 _NOT_BATCH: Final = re.compile(
@@ -58,17 +59,20 @@ def _check_names(flat: FlatGraph, shapes: Mapping[str, Sequence[int]], name: str
     known = [value.name for value in flat.inputs]
     for given, dims in shapes.items():
         if given not in known:
-            listed = (
-                ", ".join(f"'{k}' {text(v.type)}" for k, v in zip(known, flat.inputs, strict=True)) or "none"
+            inputs = [f"{quoted(value.name)} {text(value.type)}" for value in flat.inputs]
+            raise ModelError(
+                f"{quoted(name)} has no input {quoted(given)} to give a shape to; "
+                f"its inputs: {listed(inputs) or 'none'}"
             )
-            raise ModelError(f"'{name}' has no input '{given}' to give a shape to; its inputs: {listed}")
         try:
             usable = all(not isinstance(d, bool) and int(d) == d and d >= 1 for d in dims)
-            usable = usable and elements(tuple(dims)) <= MAX_ELEMENTS
+            usable = usable and len(dims) <= MAX_RANK and elements(tuple(dims)) <= MAX_ELEMENTS
         except (TypeError, ValueError, OverflowError):
             usable = False
         if not usable:
-            raise ModelError(f"shape {dims} for input '{given}' is unusable; give positive whole numbers")
+            raise ModelError(
+                f"shape {short(str(dims))} for input {quoted(given)} is unusable; give positive whole numbers"
+            )
 
 
 def _apply(
@@ -81,8 +85,8 @@ def _apply(
     dims = tensor.shape.dim
     if len(dims) != len(given):
         raise ModelError(
-            f"input '{value.name}' of '{name}' has {len(dims)} dimensions {text(value.type)}, "
-            f"but the shape given has {len(given)}: {given}; give one number for each"
+            f"input {quoted(value.name)} of {quoted(name)} has {len(dims)} dimensions {text(value.type)}, "
+            f"but the shape given has {len(given)}: ({listed(given)}); give one number for each"
         )
     overridden = False
     for dim, number in zip(dims, given, strict=True):
@@ -90,11 +94,13 @@ def _apply(
             overridden |= dim.dim_value != number
         elif dim.dim_param and symbols.setdefault(dim.dim_param, number) != number:
             raise ModelError(
-                f"dimension '{dim.dim_param}' of '{name}' is given as {symbols[dim.dim_param]} "
-                f"and as {number} (input '{value.name}'); give it one value"
+                f"dimension {quoted(dim.dim_param)} of {quoted(name)} is given as {symbols[dim.dim_param]} "
+                f"and as {number} (input {quoted(value.name)}); give it one value"
             )
     if overridden:
-        flat.assumptions.append(f"input '{value.name}' is {text(value.type)} in the file, read as {given}")
+        flat.assumptions.append(
+            f"input {quoted(value.name)} is {text(value.type)} in the file, read as {given}"
+        )
     return overridden
 
 
@@ -109,9 +115,9 @@ def _assume_batch(flat: FlatGraph, value: ValueInfoProto, symbols: dict[str, int
         if says_batch or (position == 0 and not _NOT_BATCH.search(dim.dim_param)):
             if dim.dim_param:
                 symbols[dim.dim_param] = 1
-                flat.assumptions.append(f"batch dimension '{dim.dim_param}' unbound, taken as 1")
+                flat.assumptions.append(f"batch dimension {quoted(dim.dim_param)} unbound, taken as 1")
             else:
-                flat.assumptions.append(f"batch dimension of input '{value.name}' unbound, taken as 1")
+                flat.assumptions.append(f"batch dimension of input {quoted(value.name)} unbound, taken as 1")
 
 
 def _bound(
@@ -122,7 +128,9 @@ def _bound(
     kind, tensor = holder(result.type)
     if tensor is None:
         if result.type.WhichOneof("value") is None:
-            raise ModelError(f"input '{value.name}' of '{name}' has no type; export the model again")
+            raise ModelError(
+                f"input {quoted(value.name)} of {quoted(name)} has no type; export the model again"
+            )
         return result
     if given is not None:
         _set(tensor, given)
@@ -130,14 +138,20 @@ def _bound(
         if kind != "tensor":
             return result  # a sequence of tensors of any shape: priced later by what is known
         raise ModelError(
-            f"input '{value.name}' of '{name}' has no shape; give one, like --shape {value.name}=1,3,224,224"
+            f"input {quoted(value.name)} of {quoted(name)} has no shape; "
+            f"give one, like --shape {short(value.name)}=1,3,224,224"
+        )
+    if len(tensor.shape.dim) > MAX_RANK:
+        raise ModelError(
+            f"input {quoted(value.name)} of {quoted(name)} has {len(tensor.shape.dim)} dimensions, "
+            f"over {MAX_RANK}; export the model again"
         )
     for position, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_value"):
             if dim.dim_value < 0:
                 raise ModelError(
-                    f"input '{value.name}' of '{name}' has the negative dimension {dim.dim_value}; "
-                    f"give a shape: --shape {value.name}=…"
+                    f"input {quoted(value.name)} of {quoted(name)} has the negative dimension {dim.dim_value}; "
+                    f"give a shape: --shape {short(value.name)}=…"
                 )
         elif dim.dim_param in symbols:
             dim.dim_value = symbols[dim.dim_param]
@@ -146,13 +160,13 @@ def _bound(
         else:
             example = ",".join(_example(d, symbols, at) for at, d in enumerate(tensor.shape.dim))
             raise ModelError(
-                f"input '{value.name}' of '{name}' has unbound dimensions {text(value.type)}; "
-                f"bind them, for example --shape {value.name}={example}"
+                f"input {quoted(value.name)} of {quoted(name)} has unbound dimensions {text(value.type)}; "
+                f"bind them, for example --shape {short(value.name)}={example}"
             )
     if elements(tuple(dim.dim_value for dim in tensor.shape.dim)) > MAX_ELEMENTS:
         raise ModelError(
-            f"input '{value.name}' of '{name}' has an impossible shape {text(result.type)}: over 2^48 "
-            f"elements; give another: --shape {value.name}=…"
+            f"input {quoted(value.name)} of {quoted(name)} has an impossible shape {text(result.type)}: over 2^48 "
+            f"elements; give another: --shape {short(value.name)}=…"
         )
     return result
 

@@ -11,10 +11,19 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from hardsight.errors import BackendError
-from hardsight.ingest.worker import OK, READY, receive, send
+from hardsight.errors import BackendError, ModelError
+from hardsight.ingest.words import quoted
+from hardsight.ingest.worker import (
+    CPU_LIMIT_S_PER_BYTE,
+    OK,
+    OUT_OF_TIME,
+    READY,
+    cpu_limit_s,
+    receive,
+    send,
+)
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 8.0
 _START_TIMEOUT_S: Final = 60.0
 
 
@@ -34,7 +43,8 @@ class Worker:
     """One isolated process; safe to use from several threads and after a fork.
 
     Args:
-        timeout_s: how long one request may take.
+        timeout_s: how long a small request may take on a busy machine, where the worker's own limit on
+            processor time does not help; a large one takes longer in proportion.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
@@ -50,12 +60,13 @@ class Worker:
             WorkerRefusal: the request was understood and refused.
             WorkerCrash: native code crashed, ran out of memory or out of time.
         """
+        timeout_s = self.timeout_s + len(payload) * CPU_LIMIT_S_PER_BYTE
         with self._lock:
             try:
-                status, answer = self._attempt(tag, payload)
+                status, answer = self._attempt(tag, payload, timeout_s)
             except WorkerDeath:
                 # It may have been killed from outside; only what kills it twice is to blame.
-                status, answer = self._attempt(tag, payload)
+                status, answer = self._attempt(tag, payload, timeout_s)
         if status != OK:
             raise WorkerRefusal(answer.decode("utf-8", "replace"))
         return answer
@@ -75,10 +86,10 @@ class Worker:
         """Process id while one runs."""
         return self._process.pid if self._process is not None and self._runs() else None
 
-    def _attempt(self, tag: bytes, payload: bytes) -> tuple[bytes, bytes]:
+    def _attempt(self, tag: bytes, payload: bytes, timeout_s: float) -> tuple[bytes, bytes]:
         if not self._runs():
             self._start()
-        return self._exchange(tag, payload, self.timeout_s)
+        return self._exchange(tag, payload, timeout_s)
 
     def _runs(self) -> bool:
         # After a fork the pipes belong to the parent.
@@ -88,11 +99,13 @@ class Worker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([*(entry for entry in sys.path if entry), root])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "hardsight.ingest.worker"],
+            # Where warnings are errors, that of starting a module that its package imports would be one.
+            [sys.executable, "-P", "-W", "ignore", "-m", "hardsight.ingest.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            # Its address space is limited: no room for the buffers of a linear algebra that it never does.
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C is for the parent
         )
         self._owner = os.getpid()
@@ -127,6 +140,8 @@ class Worker:
             self._stop()
             if late.is_set():
                 raise WorkerCrash(f"took over {timeout_s:g} s")
+            if process.returncode == -OUT_OF_TIME:
+                raise WorkerCrash(f"took over {cpu_limit_s(len(payload)):g} s of processor time")
             raise WorkerDeath("crashed")
         return reply
 
@@ -146,3 +161,19 @@ WORKER: Final = Worker()
 atexit.register(WORKER.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=WORKER.forget)
+
+
+def ask(tag: bytes, payload: bytes, name: str) -> bytes:
+    """Ask the one worker of this process about the model ``name``.
+
+    Raises:
+        ModelError: the request was refused, or native code fails on it.
+    """
+    try:
+        return WORKER.ask(tag, payload)
+    except WorkerRefusal as refusal:
+        raise ModelError(f"{quoted(name)} contradicts itself: {refusal}; export it again") from None
+    except WorkerCrash as crash:
+        raise ModelError(
+            f"{quoted(name)} is malformed: ONNX's own shape inference {crash} on it; check how the file was made"
+        ) from None

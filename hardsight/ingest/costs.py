@@ -252,5 +252,5 @@ def macs(op_type: str, call: Call) -> int:
         return 0
     try:
         return max(int(rule(call)), 0)
-    except (IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (IndexError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"an input or attribute is missing or of another rank ({error!r})") from error

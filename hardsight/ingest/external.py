@@ -10,6 +10,7 @@ from onnx import TensorProto
 from hardsight.errors import ModelError
 from hardsight.ingest.bits import BITS
 from hardsight.ingest.types import elements
+from hardsight.ingest.words import quoted
 
 _TINY_BYTES: Final = 1024
 
@@ -38,7 +39,7 @@ def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
             leaves = True
     if leaves:
         raise ModelError(
-            f"weight '{tensor.name}' of '{name}' lies in '{location}', outside the model's folder; "
+            f"weight {quoted(tensor.name)} of {quoted(name)} lies in {quoted(location)}, outside the model's folder; "
             "keep external data beside the model"
         )
     bits = BITS.get(tensor.data_type, 0)
@@ -55,7 +56,7 @@ def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
         with path.open("rb") as file:
             file.seek(int(entries.get("offset") or 0))
             data = file.read(size)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):  # an offset that is no number, or beyond every file
         return
     if len(data) == size:
         tensor.raw_data = data

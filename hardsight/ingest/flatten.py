@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +22,16 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from hardsight.errors import ModelError
 from hardsight.ingest.external import settle
-from hardsight.ingest.types import MAX_ELEMENTS, elements
+from hardsight.ingest.types import MAX_ELEMENTS, MAX_RANK, elements
 from hardsight.ingest.values import attributes
+from hardsight.ingest.words import listed, quoted
 
 DOMAIN: Final = "hardsight"
 BODIES: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 STANDARD: Final = ("", "ai.onnx")
 MAX_NODES: Final = 5_000_000
+_LONGEST_PREFIX: Final = 200
+_NEWEST: Final = 2**31 - 1  # native code takes no larger version
 
 Branch = tuple[str, int]
 """The name of an If and 0 for its then branch, 1 for its else branch."""
@@ -46,10 +49,17 @@ class Trips:
 
 @dataclass(frozen=True, slots=True)
 class FlatNode:
-    """A node and where it came from. ``trips`` and ``branches`` run from the outermost body inwards."""
+    """A node and where it came from. ``trips`` and ``branches`` run from the outermost body inwards.
+
+    What is asked for often is taken out of the proto, where every look at a name makes a new string.
+    ``op_type`` has the domain in front outside the standard one.
+    """
 
     proto: NodeProto
     name: str
+    op_type: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
     attributes: Mapping[str, Any]
     trips: tuple[Trips, ...] = ()
     branches: tuple[Branch, ...] = ()
@@ -86,7 +96,7 @@ def flatten(model: ModelProto, name: str, folder: Path | None = None) -> FlatGra
     """
     graph = model.graph
     opsets = _opsets(model, name)
-    flat = FlatGraph([], [], list(graph.output), {}, {}, opsets, max(model.ir_version, 3))
+    flat = FlatGraph([], [], list(graph.output), {}, {}, opsets, min(max(model.ir_version, 3), _NEWEST))
     flattener = _Flattener(flat, name, folder)
     scope = flattener.constants(graph, "")
     for value in graph.input:
@@ -97,7 +107,7 @@ def flatten(model: ModelProto, name: str, folder: Path | None = None) -> FlatGra
     for value in graph.output:
         if value.name not in scope:
             raise ModelError(
-                f"output '{value.name}' of '{name}' is made by no node; repair the graph or export it again"
+                f"output {quoted(value.name)} of {quoted(name)} is made by no node; repair the graph or export it again"
             )
     return flat
 
@@ -112,18 +122,27 @@ def require_text(model: str, *strings: str) -> None:
         "".join(strings)
     except TypeError:
         raise ModelError(
-            f"'{model}' has a name that is not UTF-8 text; the file is damaged, export it again"
+            f"{quoted(model)} has a name that is not UTF-8 text; the file is damaged, export it again"
         ) from None
+
+
+def unique(name: str, used: dict[str, int]) -> str:
+    """The name, or with a number behind it when it was given before; ``used`` counts them."""
+    while (count := used.get(name, 0) + 1) > 1:
+        used[name] = count
+        name = f"{name}_{count}"
+    used[name] = 1
+    return name
 
 
 def _opsets(model: ModelProto, name: str) -> dict[str, int]:
     # Before IR version 3 files had no opset list and meant version 1.
     require_text(name, *(o.domain for o in model.opset_import))
-    opsets = {("" if o.domain in STANDARD else o.domain): o.version for o in model.opset_import}
+    opsets = {("" if o.domain in STANDARD else o.domain): min(o.version, _NEWEST) for o in model.opset_import}
     for domain, version in opsets.items():
         if version < 1 and domain in STANDARD:
             raise ModelError(
-                f"'{name}' asks for operator set {version}; expected 1 or above, so export it again"
+                f"{quoted(name)} asks for operator set {version}; expected 1 or above, so export it again"
             )
     opsets.setdefault("", 1)
     return opsets
@@ -148,7 +167,7 @@ class _Flattener:
             self._flat.constants[prefix + tensor.name] = tensor
         for sparse in graph.sparse_initializer:
             local = sparse.values.name
-            dense = TensorProto(dims=sparse.dims, data_type=sparse.values.data_type)
+            dense = TensorProto(name=local, dims=sparse.dims, data_type=sparse.values.data_type)
             self._check(dense)
             self.define(local, prefix + local, scope)
             self._flat.constants[prefix + local] = dense
@@ -157,10 +176,11 @@ class _Flattener:
         return scope
 
     def _check(self, tensor: TensorProto) -> None:
-        if any(dim < 0 for dim in tensor.dims) or elements(tuple(tensor.dims)) > MAX_ELEMENTS:
+        dims = tuple(tensor.dims)
+        if len(dims) > MAX_RANK or any(dim < 0 for dim in dims) or elements(dims) > MAX_ELEMENTS:
             raise ModelError(
-                f"weight '{tensor.name}' of '{self._model}' has the impossible shape {tuple(tensor.dims)}; "
-                "export the model again"
+                f"weight {quoted(tensor.name)} of {quoted(self._model)} has the impossible shape "
+                f"({listed(dims)}); export the model again"
             )
         if tensor.data_location == TensorProto.EXTERNAL:
             require_text(self._model, *(text for e in tensor.external_data for text in (e.key, e.value)))
@@ -169,7 +189,7 @@ class _Flattener:
     def define(self, local: str, flat: str, scope: dict[str, str]) -> None:
         if local in scope:
             raise ModelError(
-                f"'{self._model}' makes the tensor '{local}' twice; every name must be made once"
+                f"{quoted(self._model)} makes the tensor {quoted(local)} twice; every name must be made once"
             )
         scope[local] = flat
 
@@ -182,73 +202,83 @@ class _Flattener:
         branches: tuple[Branch, ...],
     ) -> None:
         """Append the nodes of ``graph``; ``scope`` holds all names visible in it and is added to."""
-        order = self._sorted(graph, scope)
-        for index in order:
-            node = graph.node[index]
-            if node.op_type in BODIES and node.domain in STANDARD:
+        for index, node, inputs, outputs in self._sorted(graph, scope):
+            op_type, domain = node.op_type, node.domain
+            if op_type in BODIES and domain in STANDARD:
                 self._control(node, scope, prefix, trips, branches)
                 continue
-            if node.domain == "ai.onnx":
-                node.domain = ""
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    self._check(attribute.t)
-            name = prefix + (node.name or f"{node.op_type}_{index}")
+            if domain == "ai.onnx":
+                node.domain = domain = ""
+            attrs = attributes(node)
+            require_text(self._model, *attrs)
+            for value in attrs.values():
+                if isinstance(value, TensorProto):
+                    self._check(value)
+            name = prefix + (node.name or f"{op_type}_{index}")
             # A copy is only needed where names change.
             proto = node
             if prefix:
+                inputs = [scope[i] if i else "" for i in inputs]
+                outputs = [scope[o] if o else "" for o in outputs]
                 proto = NodeProto()
                 proto.CopyFrom(node)
-                del proto.input[:], proto.output[:]
-                proto.input.extend(scope[i] if i else "" for i in node.input)
-                proto.output.extend(scope[o] if o else "" for o in node.output)
-            self.append(FlatNode(proto, name, attributes(proto), trips, branches))
+                proto.input[:] = inputs
+                proto.output[:] = outputs
+            kind = f"{domain}.{op_type}" if domain else op_type
+            self.append(FlatNode(proto, name, kind, inputs, outputs, attrs, trips, branches))
 
     def append(self, node: FlatNode) -> None:
         self._flat.nodes.append(node)
         if len(self._flat.nodes) > MAX_NODES:
             raise ModelError(
-                f"'{self._model}' has more than {MAX_NODES} nodes once opened up; split it into parts"
+                f"{quoted(self._model)} has more than {MAX_NODES} nodes once opened up; split it into parts"
             )
 
-    def _sorted(self, graph: GraphProto, scope: MutableMapping[str, str]) -> Iterable[int]:
-        """Node indices in topological order, the file's own order where it is one already."""
+    def _sorted(
+        self, graph: GraphProto, scope: MutableMapping[str, str]
+    ) -> Sequence[tuple[int, NodeProto, list[str], list[str]]]:
+        """Nodes with their place in the file, inputs and outputs; in the file's own order if it is topological."""
         prefix = self._prefix_of(scope)
         producer: dict[str, int] = {}
-        for index, node in enumerate(graph.node):
-            keys = (attribute.name for attribute in node.attribute)
-            require_text(self._model, node.name, node.op_type, node.domain, *node.input, *node.output, *keys)
+        nodes = [(i, node, list(node.input), list(node.output)) for i, node in enumerate(graph.node)]
+        for index, node, inputs, outputs in nodes:
+            require_text(self._model, node.name, node.op_type, node.domain, *inputs, *outputs)
             if not node.op_type:
                 raise ModelError(
-                    f"node '{node.name}' (number {index}) of '{self._model}' has no operator type; export it again"
+                    f"node {quoted(node.name)} (number {index}) of {quoted(self._model)} has no operator type; "
+                    "export it again"
                 )
-            for output in node.output:
+            if node.domain == DOMAIN:
+                raise ModelError(
+                    f"node {quoted(node.name)} (number {index}) of {quoted(self._model)} is of the domain "
+                    f"'{DOMAIN}', which is not for files; give its operator another domain"
+                )
+            for output in outputs:
                 if output:
                     if output in producer or (output in scope and scope[output] == prefix + output):
                         raise ModelError(
-                            f"'{self._model}' makes the tensor '{output}' twice; every name must be made once"
+                            f"{quoted(self._model)} makes the tensor {quoted(output)} twice; "
+                            "every name must be made once"
                         )
                     producer[output] = index
         needs: list[set[int]] = []
         in_order = True
-        for index, node in enumerate(graph.node):
+        for index, node, inputs, _ in nodes:
             sources: set[int] = set()
-            for needed in _reads(node):
+            for needed in _reads(node, inputs):
                 made_by = producer.get(needed)
                 if made_by is not None:
                     sources.add(made_by)
                     in_order = in_order and made_by < index
                 elif needed not in scope:
                     raise ModelError(
-                        f"node '{node.name or node.op_type}' of '{self._model}' reads '{needed}', "
+                        f"node {quoted(node.name or node.op_type)} of {quoted(self._model)} reads {quoted(needed)}, "
                         "which nothing makes; repair the graph or export it again"
                     )
             needs.append(sources)
         for output in producer:
             scope[output] = prefix + output
-        if in_order:
-            return range(len(needs))
-        return self._kahn(graph, needs)
+        return nodes if in_order else [nodes[index] for index in self._kahn(graph, needs)]
 
     def _kahn(self, graph: GraphProto, needs: list[set[int]]) -> list[int]:
         readers: list[list[int]] = [[] for _ in needs]
@@ -268,7 +298,7 @@ class _Flattener:
         if len(order) < len(needs):
             stuck = graph.node[next(i for i, count in enumerate(waiting) if count)]
             raise ModelError(
-                f"'{self._model}' has a cycle through node '{stuck.name or stuck.op_type}'; "
+                f"{quoted(self._model)} has a cycle through node {quoted(stuck.name or stuck.op_type)}; "
                 "expected a graph without cycles, so export it again"
             )
         return order
@@ -286,13 +316,14 @@ class _Flattener:
         trips: tuple[Trips, ...],
         branches: tuple[Branch, ...],
     ) -> None:
-        name = self._unique(prefix + (node.name or node.op_type))
+        # It prefixes every name in the body: a long one would be there as often as the body has names.
+        name = self._unique(prefix + (node.name or node.op_type)[:_LONGEST_PREFIX])
         graphs = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH or a.HasField("g")}
         wanted = ("then_branch", "else_branch") if node.op_type == "If" else ("body",)
         for key in wanted:
             if key not in graphs:
                 raise ModelError(
-                    f"node '{name}' ({node.op_type}) of '{self._model}' has no '{key}'; export it again"
+                    f"node {quoted(name)} ({node.op_type}) of {quoted(self._model)} has no '{key}'; export it again"
                 )
         inputs = [scope[i] if i else "" for i in node.input]
         outputs = [scope[o] if o else "" for o in node.output]
@@ -302,11 +333,10 @@ class _Flattener:
         ](graphs)
 
     def _unique(self, name: str) -> str:
-        count = self._used[name] = self._used.get(name, 0) + 1
-        return name if count == 1 else self._unique(f"{name}_{count}")
+        return unique(name, self._used)
 
     def error(self, name: str, what: str) -> ModelError:
-        return ModelError(f"node '{name}' of '{self._model}' {what}; export the model again")
+        return ModelError(f"node {quoted(name)} of {quoted(self._model)} {what}; export the model again")
 
     @property
     def scan_is_batched(self) -> bool:
@@ -437,7 +467,9 @@ class _Opener:
         self.to.body(graph, inner, prefix, trips, branches)
         for value in graph.output:
             if value.name not in inner:
-                raise self.to.error(self.name, f"has a body whose output '{value.name}' is made by no node")
+                raise self.to.error(
+                    self.name, f"has a body whose output {quoted(value.name)} is made by no node"
+                )
         return [inner[value.name] for value in graph.output]
 
     def _tie(
@@ -453,7 +485,8 @@ class _Opener:
             proto.attribute.append(_attribute(key, value))
         name = self.name if op_type == "Begin" else f"{self.name}/{op_type}/{outputs[0]}"
         inside = self.trips if trips is None else trips
-        self.to.append(FlatNode(proto, name, attributes(proto), inside, self.branches))
+        kind = f"{DOMAIN}.{op_type}"
+        self.to.append(FlatNode(proto, name, kind, inputs, outputs, attributes(proto), inside, self.branches))
 
 
 def _attribute(key: str, value: int | str | list[int]) -> AttributeProto:
@@ -464,9 +497,9 @@ def _attribute(key: str, value: int | str | list[int]) -> AttributeProto:
     return AttributeProto(name=key, type=AttributeProto.INTS, ints=value)
 
 
-def _reads(node: NodeProto) -> Iterable[str]:
+def _reads(node: NodeProto, inputs: Iterable[str]) -> Iterable[str]:
     """Names a node needs: its inputs, and what the bodies in it take from outside."""
-    names = [name for name in node.input if name]
+    names = [name for name in inputs if name]
     if node.op_type in BODIES and node.domain in STANDARD:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -474,9 +507,12 @@ def _reads(node: NodeProto) -> Iterable[str]:
     return names
 
 
-def _captured(graph: GraphProto) -> set[str]:
+def _captured(graph: GraphProto) -> list[str]:
+    """Names that a body takes from outside, in the order it reads them."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {sparse.values.name for sparse in graph.sparse_initializer}
     made = {output for node in graph.node for output in node.output}
-    read = {name for node in graph.node for name in _reads(node)} | {value.name for value in graph.output}
-    return read - own - made - {""}
+    read = [name for node in graph.node for name in _reads(node, node.input)]
+    read.extend(value.name for value in graph.output)
+    own |= made | {""}
+    return [name for name in dict.fromkeys(read) if name not in own]

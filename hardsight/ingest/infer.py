@@ -25,10 +25,12 @@ from onnx import (
     shape_inference,
 )
 
+from hardsight.ingest.check import BROADCASTING, FOLLOWING, follows
 from hardsight.ingest.flatten import DOMAIN
 from hardsight.ingest.rules import OWN_RULES, largest, stacked
 from hardsight.ingest.types import MAX_ELEMENTS, TensorType, elements, resolve
 from hardsight.ingest.values import Array, Unknown, attributes, fold, small_value
+from hardsight.ingest.words import listed, quoted, short
 
 OPTIONAL = "optional"
 """Document string of a node inside a branch of an If: the branch may be one that its shapes never allow."""
@@ -47,34 +49,35 @@ def infer(model: ModelProto) -> GraphProto:
     return _Walk(model).run()
 
 
+def _label(node: NodeProto) -> str:
+    return f"node {quoted(node.name)} ({short(node.op_type)})"
+
+
 class _Walk:
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
         self._opsets = {o.domain: o.version for o in model.opset_import}
         self._imports = [helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         self._ir_version = model.ir_version
+        # Protos and numbers cost more to make than most nodes need: both are made when first asked for.
         self._types: dict[str, TypeProto] = {v.name: v.type for v in self._graph.input}
-        self._values: dict[str, Array] = {}
-        self._data: dict[str, TensorProto] = {}
+        self._data: dict[str, TensorProto] = {t.name: t for t in self._graph.initializer if t.name}
+        self._found: dict[str, TensorType | None] = {
+            name: TensorType(tensor.data_type, tuple(tensor.dims)) for name, tensor in self._data.items()
+        }
+        self._values: dict[str, Array | None] = {}
         self._declared = {v.name: v.type for v in (*self._graph.value_info, *self._graph.output)}
         self._assumptions: list[str] = []
         self._schemas: dict[tuple[str, str], defs.OpSchema | None] = {}
 
     def run(self) -> GraphProto:
         folded: list[str] = []
-        for tensor in self._graph.initializer:
-            self._types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-            value = small_value(tensor)
-            if value is not None:
-                self._values[tensor.name] = value
-                self._data[tensor.name] = tensor
         for node in self._graph.node:
             folded.extend(self._node(node))
         result = GraphProto()
-        made = {output for node in self._graph.node for output in node.output if output}
-        for name in made:
-            if name in self._types:
-                result.value_info.append(ValueInfoProto(name=name, type=self._types[name]))
+        for name in dict.fromkeys(output for node in self._graph.node for output in node.output if output):
+            if (proto := self._type(name)) is not None:
+                result.value_info.append(ValueInfoProto(name=name, type=proto))
         result.initializer.extend(self._as_tensor(name) for name in folded)
         for text in dict.fromkeys(self._assumptions):
             result.metadata_props.add(key="assumption", value=text)
@@ -85,6 +88,8 @@ class _Walk:
         known = self._fold(node)
         if known is not None:
             return known
+        if self._follow(node):
+            return []
         try:
             types = self._own(node)
             if types is None:
@@ -109,53 +114,75 @@ class _Walk:
             if node.op_type == "Size":
                 outputs = [np.asarray(elements(shape), dtype=np.int64)]
             else:
-                attrs = attributes(node)
-                outputs = [np.asarray(shape[attrs.get("start", 0) : attrs.get("end")], dtype=np.int64)]
+                start, end = (attributes(node).get(key) for key in ("start", "end"))
+                if not isinstance(start, int | None) or not isinstance(end, int | None):
+                    return None
+                outputs = [np.asarray(shape[start:end], dtype=np.int64)]
         else:
-            if any(name and name not in self._values for name in node.input):
+            if any(name and self._value(name) is None for name in node.input):
                 return None
             try:
-                outputs = fold(node, [self._values[name] if name else None for name in node.input])
+                outputs = fold(node, [self._value(name) if name else None for name in node.input])
             except Unknown:
                 return None
         known = []
         for name, value in zip(node.output, outputs, strict=False):
             if name:
                 self._values[name] = value
-                self._types[name] = helper.make_tensor_type_proto(
-                    helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-                )
+                self._found[name] = TensorType(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
                 known.append(name)
         return known
 
+    def _value(self, name: str) -> Array | None:
+        if name not in self._values and name in self._data:
+            self._values[name] = small_value(self._data[name])
+        return self._values.get(name)
+
     def _as_tensor(self, name: str) -> TensorProto:
         tensor = self._data.get(name)
+        value = self._values.get(name)
         if tensor is None:
-            tensor = self._data[name] = numpy_helper.from_array(
-                np.ascontiguousarray(self._values[name]), name
-            )
-            if self._values[name].ndim == 0:
+            assert value is not None
+            tensor = self._data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            if value.ndim == 0:
                 del tensor.dims[:]  # ascontiguousarray makes a scalar a vector of one
         return tensor
 
     # --- types ----------------------------------------------------------------------------------
 
     def _resolved(self, name: str) -> TensorType | None:
-        proto = self._types.get(name)
-        return None if proto is None else resolve(proto, {})
+        if name not in self._found:
+            proto = self._types.get(name)
+            self._found[name] = None if proto is None else resolve(proto, {})
+        return self._found[name]
+
+    def _type(self, name: str) -> TypeProto | None:
+        if name not in self._types and (found := self._found.get(name)) is not None:
+            self._types[name] = helper.make_tensor_type_proto(found.elem_type, found.shape)
+        return self._types.get(name)
 
     def _own(self, node: NodeProto) -> Sequence[TypeProto | None] | None:
         rule = OWN_RULES.get(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
         if rule is None:
             return None
-        inputs = [self._types.get(name) for name in node.input]
-        values = [self._values.get(name) for name in node.input]
+        inputs = [self._type(name) for name in node.input]
+        values = [self._value(name) for name in node.input]
         try:
             return rule(attributes(node), inputs, values, len(node.output))
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InferError(
-                f"node '{node.name}' ({node.op_type}) does not fit its inputs ({error})"
-            ) from error
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise InferError(f"{_label(node)} does not fit its inputs ({short(str(error), 200)})") from error
+
+    def _follow(self, node: NodeProto) -> bool:
+        """Set the type that our own rules for common types tell: native inference says the same, far slower."""
+        if node.domain or node.op_type not in FOLLOWING or self._opsets[""] < BROADCASTING:
+            return False
+        inputs = [self._resolved(name) for name in node.input]
+        found = follows(node.op_type, attributes(node), inputs, len(node.output))
+        if found is None or elements(found.shape) > MAX_ELEMENTS:
+            return False
+        if node.output[0]:
+            self._found[node.output[0]] = found
+        return True
 
     def _schema(self, node: NodeProto) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
@@ -163,16 +190,16 @@ class _Walk:
             version = self._opsets.get(node.domain, 1)
             try:
                 self._schemas[key] = defs.get_schema(node.op_type, version, node.domain)
-            except defs.SchemaError:
+            except (defs.SchemaError, TypeError):  # TypeError: a version beyond every integer of C++
                 self._schemas[key] = None
         return self._schemas[key]
 
     def _native(self, node: NodeProto) -> Sequence[TypeProto | None]:
         schema = self._schema(node)
-        if schema is None or any(name and name not in self._types for name in node.input):
+        types = {name: proto for name in node.input if name and (proto := self._type(name)) is not None}
+        if schema is None or any(name and name not in types for name in node.input):
             return [None] * len(node.output)
-        types = {name: self._types[name] for name in node.input if name}
-        data = {name: self._as_tensor(name) for name in types if name in self._values}
+        data = {name: self._as_tensor(name) for name in types if self._value(name) is not None}
         try:
             found: Mapping[str, TypeProto] = shape_inference.infer_node_outputs(
                 schema, node, types, data, opset_imports=self._imports, ir_version=self._ir_version
@@ -181,9 +208,7 @@ class _Walk:
             if node.domain not in ("", "ai.onnx.ml"):
                 return [None] * len(node.output)
             reason = " ".join(str(error).split()).removeprefix("[ShapeInferenceError] ")
-            raise InferError(
-                f"node '{node.name}' ({node.op_type}) does not fit its inputs: {reason}"
-            ) from error
+            raise InferError(f"{_label(node)} does not fit its inputs: {short(reason, 300)}") from error
         return [found.get(name) for name in node.output]
 
     def _complete(self, node: NodeProto, types: Sequence[TypeProto | None]) -> None:
@@ -200,7 +225,7 @@ class _Walk:
                 proto, resolved = self._guess(node, index, proto)
             if resolved is not None and elements(resolved.shape) > MAX_ELEMENTS:
                 raise InferError(
-                    f"node '{node.name}' ({node.op_type}) makes a tensor of impossible shape {resolved.shape}"
+                    f"{_label(node)} makes a tensor of the impossible shape ({listed(resolved.shape)})"
                 )
             if proto is not None:
                 self._types[name] = proto
@@ -211,7 +236,7 @@ class _Walk:
         """The largest a data-dependent output can be, or the first input's type for an unknown operator."""
         inputs = [self._resolved(name) for name in node.input]
         op_type = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        label = f"'{node.output[index]}' ({op_type})"
+        label = f"{quoted(node.output[index])} ({short(op_type)})"
         attrs = attributes(node)
         guess = largest(node.op_type, attrs, inputs, index) if not node.domain else None
         if guess is not None:

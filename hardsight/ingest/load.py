@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from hardsight.errors import ModelError
 from hardsight.ingest.wire import WireError, strip
+from hardsight.ingest.words import short
 
 Source = str | os.PathLike[str] | bytes | ModelProto
 
@@ -45,7 +46,7 @@ def load(source: Source, name: str | None = None) -> Loaded:
             raise ModelError(
                 f"the model cannot be serialised ({error}); keep weights as external data"
             ) from error
-        label = name or source.graph.name or "model"
+        label = name or short(source.graph.name) or "model"
         return Loaded(_parse(data, label), label, None)
     if isinstance(source, (bytes, bytearray, memoryview)):
         label = name or "model"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Final
 
 from onnx import TensorProto
@@ -18,11 +19,14 @@ from hardsight.errors import ModelError
 from hardsight.graph import Attribute, Operator, OperatorGraph, TensorSpec
 from hardsight.ingest import costs
 from hardsight.ingest.bits import BITS, NAMES, STRING_BITS, size_bytes
-from hardsight.ingest.flatten import BODIES, DOMAIN, Branch, FlatGraph, FlatNode, Trips
+from hardsight.ingest.flatten import BODIES, DOMAIN, Branch, FlatGraph, FlatNode, Trips, unique
 from hardsight.ingest.rules import ENDLESS
-from hardsight.ingest.types import Shape, TensorType, elements
-from hardsight.ingest.values import Array
+from hardsight.ingest.types import MAX_ELEMENTS, MAX_RANK, Shape, TensorType, elements
+from hardsight.ingest.values import Array, small_value
+from hardsight.ingest.words import quoted, short
 
+_BEGIN, _END, _SELECT = (f"{DOMAIN}.{op}" for op in ("Begin", "End", "Select"))
+_PASSING: Final = frozenset({"Identity", _END, _SELECT})
 _RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -40,6 +44,15 @@ _KEEP_WIDTH: Final = frozenset(
 """On constants these move values only, so a folded weight stays as narrow as it was."""
 _FOLDABLE_DOMAINS: Final = ("", "com.microsoft", *(d.rstrip(".") for d in costs.QONNX_DOMAINS))
 _LONGEST_ATTRIBUTE: Final = 64
+_LISTS: Final = frozenset({"kernel_shape", "strides", "dilations", "perm"})
+_LEAST: Final = {
+    **dict.fromkeys(_LISTS - {"perm"} | {"group", "hidden_size"}, 1),
+    "perm": 0,
+    "axis": -MAX_RANK,
+}
+"""Attributes that the predictors compute with, and the smallest value that makes sense."""
+MAX_WORK: Final = 2**62
+"""An operator of more MACs and bytes than this is taken for a damaged file: no machine finishes it."""
 
 
 @dataclass(slots=True)
@@ -106,6 +119,11 @@ class _Lowering:
         self._used_names: dict[str, int] = {}
         self._by_branch: dict[Branch, list[int]] = {}
         self._read: set[str] = set()
+        self._held = {
+            node.outputs[0]: node.attributes.get("value")
+            for node in flat.nodes
+            if node.op_type == "Constant" and node.outputs
+        }
         self._ends = {value.name for value in flat.outputs}
 
     def run(self) -> OperatorGraph:
@@ -126,7 +144,7 @@ class _Lowering:
             except _Missing as missing:
                 if not node.branches:
                     raise ModelError(
-                        f"the shape of {missing} in '{self._name}' cannot be computed; "
+                        f"the shape of {missing} in {quoted(self._name)} cannot be computed; "
                         "it depends on values that are not in the file; export the model with fixed sizes"
                     ) from None
                 self._impossible.add(node.branches[-1])
@@ -144,16 +162,16 @@ class _Lowering:
     def _type(self, name: str) -> TensorType:
         found = self._types.get(name)
         if found is None:
-            raise _Missing(f"'{name}'")
+            raise _Missing(quoted(name))
         if found.kind != "tensor":
-            self._assume(f"'{name}' is a {found.kind}, priced as one element of shape {found.shape}")
+            self._assume(f"{quoted(name)} is a {found.kind}, priced as one element of shape {found.shape}")
         return found
 
     def _bits(self, elem_type: int, name: str) -> int:
         bits = BITS.get(elem_type)
         if bits is None:
             raise ModelError(
-                f"tensor '{name}' of '{self._name}' has the unknown element type {elem_type}; "
+                f"tensor {quoted(name)} of {quoted(self._name)} has the unknown element type {elem_type}; "
                 "export the model again"
             )
         if elem_type == TensorProto.STRING:
@@ -173,20 +191,19 @@ class _Lowering:
             return next(iter(seen)) if len(seen) == 1 else 0
 
         for node in reversed(self._flat.nodes):
-            proto = node.proto
-            op_type = _qualified(node)
-            passes = op_type in ("Identity", DOMAIN + ".Select") or op_type == DOMAIN + ".End"
-            for index, name in enumerate(proto.input):
+            op_type, outputs = node.op_type, node.outputs
+            passes = op_type in _PASSING
+            for index, name in enumerate(node.inputs):
                 if not name:
                     continue
                 bits = 0
-                if index == 0 and op_type in _QUANTIZERS and proto.output:
-                    target = self._types.get(proto.output[0])
+                if index == 0 and op_type in _QUANTIZERS and outputs:
+                    target = self._types.get(outputs[0])
                     bits = BITS.get(target.elem_type, 0) if target is not None else 0
                 elif index == 0 and op_type in _FAKE_QUANTIZERS:
                     bits = self._fake_bits(node) or 0
-                elif passes and proto.output:
-                    bits = width(proto.output[0])
+                elif passes and outputs:
+                    bits = width(outputs[0])
                 widths.setdefault(name, set()).add(bits)
         self._read = set(widths)
         for name in widths:
@@ -198,28 +215,32 @@ class _Lowering:
     def _number(self, name: str) -> float | None:
         """The single number that a constant holds, where its value is known."""
         value = self._folded.get(name)
+        if value is None:
+            tensor = self._flat.constants.get(name) or self._held.get(name)
+            if isinstance(tensor, TensorProto) and all(dim == 1 for dim in tensor.dims):
+                value = small_value(tensor)
         return float(value.reshape(-1)[0]) if value is not None and value.size else None
 
     def _fake_bits(self, node: FlatNode) -> int | None:
         """Width that a QONNX quantizer gives; of a float, sign + exponent + mantissa."""
-        op, inputs = node.proto.op_type, node.proto.input
+        op, inputs = node.proto.op_type, node.inputs
         if op == "BipolarQuant":
             return 1
         if op == "FloatQuant":
             parts = [self._number(i) for i in inputs[2:4]]
-            return None if len(parts) < 2 or None in parts else 1 + sum(int(p or 0) for p in parts)
+            return _whole_bits(None if len(parts) < 2 or None in parts else 1 + sum(p or 0 for p in parts))
         at = 4 if op == "Trunc" else 3
         number = self._number(inputs[at]) if len(inputs) > at else None
-        return None if number is None or not 0 < number <= 64 else -int(-number // 1)
+        return _whole_bits(number)
 
     # --- nodes ----------------------------------------------------------------------------------
 
     def _node(self, node: FlatNode) -> None:
-        op_type = _qualified(node)
-        if op_type == DOMAIN + ".Select":
+        op_type = node.op_type
+        if op_type == _SELECT:
             return self._select(node)
-        inputs = [self._value(name, node) if name else None for name in node.proto.input]
-        if op_type == DOMAIN + ".End":
+        inputs = [self._value(name, node) if name else None for name in node.inputs]
+        if op_type == _END:
             return self._alias(node, inputs)
         if self._fold(node, op_type, inputs):
             return None
@@ -231,34 +252,34 @@ class _Lowering:
     def _value(self, name: str, node: FlatNode) -> Value:
         found = self._values.get(name)
         if found is None:  # made in a branch that its shapes rule out
-            raise _Missing(f"'{name}' read by '{node.name}'")
+            raise _Missing(f"{quoted(name)} read by {quoted(node.name)}")
         return found
 
     def _alias(self, node: FlatNode, inputs: Sequence[Value | None]) -> None:
         """The output is the input; only its shape may differ, where a loop stacks its results."""
         source = inputs[0]
         if source is None:
-            raise _Missing(f"'{node.proto.output[0]}'")
-        out = node.proto.output[0]
+            raise _Missing(quoted(node.outputs[0]))
+        out = node.outputs[0]
         found = self._types.get(out)
         self._values[out] = source if found is None else replace(source, shape=found.shape)
 
     def _vanishes(self, node: FlatNode, op_type: str, inputs: Sequence[Value | None]) -> bool:
-        if not inputs or inputs[0] is None:
+        if not inputs or inputs[0] is None or not node.outputs:
             return False
         if op_type == "Identity":
             return True
         if op_type == "Cast":
-            target = self._types.get(node.proto.output[0])
+            target = self._types.get(node.outputs[0])
             return target is not None and target.elem_type == inputs[0].elem_type
         if op_type == "Dropout":
-            training = len(inputs) > 2 and inputs[2] is not None and self._number(node.proto.input[2]) != 0
-            return not training and not any(mask in self._read for mask in node.proto.output[1:])
+            training = len(inputs) > 2 and inputs[2] is not None and self._number(node.inputs[2]) != 0
+            return not training and not any(mask in self._read for mask in node.outputs[1:])
         return False
 
     def _fold(self, node: FlatNode, op_type: str, inputs: Sequence[Value | None]) -> bool:
         """Make the outputs constants if runtimes would; True when done."""
-        proto = node.proto
+        outputs = [name for name in node.outputs if name]
         given = [value for value in inputs if value is not None]
         constant = (
             op_type == "Constant"
@@ -266,14 +287,13 @@ class _Lowering:
             or (
                 (bool(given) and all(value.constant for value in given))
                 and op_type not in _RANDOM
-                and proto.domain in _FOLDABLE_DOMAINS
+                and node.proto.domain in _FOLDABLE_DOMAINS
             )
         )
-        if not constant and not (proto.output and all(o in self._folded for o in proto.output if o)):
+        if not constant and not (node.outputs and all(out in self._folded for out in outputs)):
             return False
-        for out in proto.output:
-            if out:
-                self._values[out] = self._folded_value(node, op_type, out, given)
+        for out in outputs:
+            self._values[out] = self._folded_value(node, op_type, out, given)
         return True
 
     def _folded_value(self, node: FlatNode, op_type: str, out: str, given: Sequence[Value]) -> Value:
@@ -293,10 +313,10 @@ class _Lowering:
 
     def _operator(self, node: FlatNode, op_type: str, inputs: Sequence[Value | None]) -> None:
         attrs = node.attributes
-        if op_type == DOMAIN + ".Begin":
+        if op_type == _BEGIN:
             op_type, attrs = attrs["kind"], {k: v for k, v in attrs.items() if k == "axes"}
         # An output that nobody reads and nobody knows the shape of is not worth a refusal.
-        names = [name for name in node.proto.output if name in self._read or name in self._types]
+        names = [name for name in node.outputs if name in self._read or name in self._types]
         index = len(self._drafts)
         outputs = [self._made(name, op_type, node, inputs, (index, slot)) for slot, name in enumerate(names)]
         shapes = tuple(value.shape for value in outputs)
@@ -305,8 +325,7 @@ class _Lowering:
             macs = costs.macs(op_type, call)
         except ValueError as error:
             raise ModelError(
-                f"node '{node.name}' ({op_type}) of '{self._name}' does not fit its inputs: {error}; "
-                "export it again"
+                f"{self._label(node, op_type)} does not fit its inputs: {short(str(error), 200)}; export it again"
             ) from error
         activations = [value for value in inputs if value is not None and not value.constant]
         constants = [value for value in inputs if value is not None and value.constant]
@@ -326,10 +345,17 @@ class _Lowering:
             known=costs.known(op_type),
             **_bytes(op_type, inputs, outputs),
         )
+        if (operator.macs + operator.bytes + 1) * operator.repeats > MAX_WORK:
+            raise ModelError(
+                f"{self._label(node, op_type)} asks for more work than any machine finishes; export it again"
+            )
         self._drafts.append(_Draft(operator, tuple(constants)))
         for branch in node.branches:
             self._by_branch.setdefault(branch, []).append(index)
         self._values.update(zip(names, outputs, strict=True))
+
+    def _label(self, node: FlatNode, op_type: str) -> str:
+        return f"node {quoted(node.name)} ({short(op_type)}) of {quoted(self._name)}"
 
     def _made(
         self,
@@ -356,33 +382,37 @@ class _Lowering:
         return Value(found.shape, found.elem_type, bits, source)
 
     def _unique(self, name: str) -> str:
-        count = self._used_names.get(name, 0) + 1
-        self._used_names[name] = count
-        return name if count == 1 else self._unique(f"{name}_{count}")
+        return unique(name, self._used_names)
 
     def _repeats(self, trips: Iterable[Trips]) -> int:
         total = 1
         for trip in trips:
             if trip.axis is not None:
-                total *= self._values[trip.tensor].shape[trip.axis]
+                total *= self._length(trip.tensor, trip.axis)
                 continue
             number = self._number(trip.tensor) if trip.tensor else None
-            if number is None or number >= ENDLESS:
+            if number is None or not number < ENDLESS:  # perhaps because it is no number
                 self._assume(
-                    f"how often '{trip.owner}' ({trip.kind}) runs depends on the data, taken as once"
+                    f"how often {quoted(trip.owner)} ({trip.kind}) runs depends on the data, taken as once"
                 )
             else:
-                total *= max(int(number), 0)
+                total *= int(max(number, 0))
         return total
+
+    def _length(self, name: str, axis: int) -> int:
+        value = self._values.get(name)
+        if value is None or not -len(value.shape) <= axis < len(value.shape):
+            raise _Missing(f"what {quoted(name)} is scanned along")
+        return value.shape[axis]
 
     # --- branches -------------------------------------------------------------------------------
 
     def _select(self, node: FlatNode) -> None:
-        owner = node.name.rsplit("/Select/", 1)[0]
-        condition, *ends = node.proto.input
+        owner = node.name.removesuffix(f"/Select/{node.outputs[0]}")
+        condition, *ends = node.inputs
         side = self._decide(owner, condition)
         value = self._value(ends[side], node)
-        self._values[node.proto.output[0]] = value
+        self._values[node.outputs[0]] = value
 
     def _decide(self, owner: str, condition: str) -> int:
         """Which branch of an If is priced: the one a constant condition takes, else the costlier one."""
@@ -391,13 +421,13 @@ class _Lowering:
         number = self._number(condition)
         possible = [side for side in (0, 1) if (owner, side) not in self._impossible]
         if not possible:
-            raise _Missing(f"what '{owner}' (If) makes in either branch")
+            raise _Missing(f"what {quoted(owner)} (If) makes in either branch")
         if number is not None and (0 if number else 1) in possible:
             side = 0 if number else 1
         else:
             side = max(possible, key=lambda s: (self._branch_cost((owner, s)), -s))
             branch = ("then", "else")[side]
-            self._assume(f"'{owner}' (If) is priced by its costlier branch, the {branch} branch")
+            self._assume(f"{quoted(owner)} (If) is priced by its costlier branch, the {branch} branch")
         for index in self._by_branch.get((owner, 1 - side), ()):
             self._drafts[index].kept = False
         self._decided[owner] = side
@@ -420,7 +450,7 @@ class _Lowering:
             value = self._values.get(output.name)
             if value is None:
                 raise ModelError(
-                    f"output '{output.name}' of '{self._name}' lies in a branch that its shapes rule out"
+                    f"output {quoted(output.name)} of {quoted(self._name)} lies in a branch that its shapes rule out"
                 )
             if value.constant:
                 value = self._constant_output(output.name, value)
@@ -475,9 +505,9 @@ class _Lowering:
         )
 
 
-def _qualified(node: FlatNode) -> str:
-    proto = node.proto
-    return f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type
+def _whole_bits(number: float | None) -> int | None:
+    """A width rounded up; None for what is no width."""
+    return None if number is None or not 0 < number <= 64 else -int(-number // 1)
 
 
 def _widest(values: Sequence[Value], default: int) -> int:
@@ -487,7 +517,7 @@ def _widest(values: Sequence[Value], default: int) -> int:
 
 def _weight_bits(op_type: str, attrs: Mapping[str, Any], constants: Sequence[Value]) -> int:
     packed = attrs.get("bits")  # several values in one byte
-    if constants and isinstance(packed, int) and op_type.startswith("com.microsoft."):
+    if constants and isinstance(packed, int) and 0 < packed <= 64 and op_type.startswith("com.microsoft."):
         return packed
     # Scales, zero points and other single numbers are no weights.
     return _widest([value for value in constants if elements(value.shape) > 1], 0)
@@ -514,10 +544,23 @@ def _bytes(op_type: str, inputs: Sequence[Value | None], outputs: Sequence[Value
     return moved
 
 
+def _sound(key: str, value: object) -> bool:
+    """False for a number that others compute with and that is none, or one that no operator can have."""
+    least = _LEAST.get(key)
+    if least is None:
+        return True
+    numbers = value if key in _LISTS else [value]
+    if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+        return False
+    return min(numbers, default=least) >= least and prod(numbers) <= MAX_ELEMENTS
+
+
 def _kept(attrs: Mapping[str, Any], inputs: Sequence[Value | None]) -> Mapping[str, Attribute]:
     """Attributes that say what is computed: numbers and words, never tensors or long lists."""
     kept: dict[str, Attribute] = {}
     for key, value in attrs.items():
+        if not _sound(key, value):
+            continue
         if isinstance(value, (int, float, str)):
             kept[key] = value
         elif isinstance(value, list) and len(value) <= _LONGEST_ATTRIBUTE:

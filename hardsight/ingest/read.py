@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, defs
+from onnx import GraphProto, ModelProto, ValueInfoProto, defs
 
-from hardsight.errors import ModelError
 from hardsight.graph import OperatorGraph
 from hardsight.ingest.bind import bind
-from hardsight.ingest.check import RULES as CHECKED
-from hardsight.ingest.check import consistent
-from hardsight.ingest.client import WORKER, WorkerCrash, WorkerRefusal
+from hardsight.ingest.check import BROADCASTING, RULES, consistent, follows
+from hardsight.ingest.client import ask
 from hardsight.ingest.flatten import DOMAIN, FlatGraph, flatten
+from hardsight.ingest.functions import inlined
 from hardsight.ingest.infer import OPTIONAL
 from hardsight.ingest.load import Source, load
 from hardsight.ingest.lower import lower
-from hardsight.ingest.types import MAX_ELEMENTS, Shape, TensorType, elements, loose, resolve
+from hardsight.ingest.types import MAX_ELEMENTS, TensorType, elements, loose, resolve
 from hardsight.ingest.values import Array, small_value
-from hardsight.ingest.worker import INFER, INLINE
+from hardsight.ingest.worker import INFER
 
-_VALUES_NEEDED: Final = frozenset({"Begin", "Select"})
+_VALUES_NEEDED: Final = frozenset({f"{DOMAIN}.Begin", f"{DOMAIN}.Select"})
 
 
 def read_onnx(
@@ -49,14 +47,13 @@ def read_onnx(
     loaded = load(source, name)
     model = loaded.model
     if model.functions:
-        model = _inlined(model, loaded.name)
+        model = inlined(model, loaded.name)
     flat = flatten(model, loaded.name, loaded.folder)
     _newest(flat)
     symbols, trusted = bind(flat, shapes or {}, loaded.name)
-    types = _declared(flat, symbols) if trusted else None
-    if types is not None:
-        values = _constants(flat)
-    else:
+    types = _told(flat, symbols) if trusted else None
+    values: dict[str, Array] = {}
+    if types is None:
         types, values = _inferred(flat, loaded.name)
     for value in flat.inputs:
         types[value.name] = loose(value.type) or TensorType(1, ())
@@ -70,96 +67,61 @@ def _newest(flat: FlatGraph) -> None:
         flat.opsets[""] = newest
 
 
-def _inlined(model: ModelProto, name: str) -> ModelProto:
-    """The model without local functions."""
-    data = _ask(INLINE, model.SerializeToString(), name)
-    try:
-        inlined = ModelProto()
-        inlined.ParseFromString(data)
-    except DecodeError as error:
-        raise ModelError(f"the functions of '{name}' cannot be inlined ({error}); export it again") from error
-    return inlined
-
-
-def _declared(flat: FlatGraph, symbols: Mapping[str, int]) -> dict[str, TensorType] | None:
-    """Types from the file alone, or None where one is missing, wrong, or only inference can know it."""
+def _told(flat: FlatGraph, symbols: Mapping[str, int]) -> dict[str, TensorType] | None:
+    """Types that the file states, or that follow from others; None where one is wrong or has to be inferred."""
     stated: dict[str, ValueInfoProto] = {**flat.declared, **{v.name: v for v in flat.outputs}}
     types: dict[str, TensorType] = {}
-    shapes: dict[str, Shape] = {name: tuple(tensor.dims) for name, tensor in flat.constants.items()}
+    known = {
+        name: TensorType(tensor.data_type, tuple(tensor.dims)) for name, tensor in flat.constants.items()
+    }
     for value in flat.inputs:
         if (found := resolve(value.type, symbols)) is not None:
-            shapes[value.name] = found.shape
+            known[value.name] = found
     for node in flat.nodes:
-        if node.proto.domain == DOMAIN and node.proto.op_type in _VALUES_NEEDED:
+        if node.op_type in _VALUES_NEEDED:
             return None  # trip counts and conditions may have to be computed
-        for output in node.proto.output:
+        op_type, attrs = node.op_type, node.attributes
+        inputs = [known.get(name) for name in node.inputs]
+        for output in node.outputs:
             if not output:
                 continue
             declared = stated.get(output)
             found = resolve(declared.type, symbols) if declared is not None else None
+            if found is None and flat.opsets[""] >= BROADCASTING:
+                found = follows(op_type, attrs, inputs, len(node.outputs))
             if found is None or elements(found.shape) > MAX_ELEMENTS:
                 return None
-            types[output] = found
-            shapes[output] = found.shape
-        if node.proto.op_type in CHECKED and not node.proto.domain and node.proto.output:
-            inputs = [shapes.get(name) for name in node.proto.input if name]
-            known = [shape for shape in inputs if shape is not None]
-            made = shapes.get(node.proto.output[0])
-            if made is None or not known or len(known) < len(inputs):
-                return None
-            if not consistent(node.proto.op_type, node.attributes, known, made):
+            types[output] = known[output] = found
+        if op_type in RULES and node.outputs:
+            made = known.get(node.outputs[0])
+            sources = [found for found in inputs if found is not None]
+            complete = bool(sources) and len(sources) == sum(map(bool, node.inputs))
+            if made is None or not complete or not consistent(op_type, attrs, sources, made):
                 return None
     return types
 
 
-def _constants(flat: FlatGraph) -> dict[str, Array]:
-    """Single numbers among the constants: bit widths are all that lowering asks for."""
-    values: dict[str, Array] = {}
-    for name, tensor in flat.constants.items():
-        if all(dim == 1 for dim in tensor.dims) and (value := small_value(tensor)) is not None:
-            values[name] = value
-    for node in flat.nodes:
-        if node.proto.op_type == "Constant" and not node.proto.domain and node.proto.output:
-            held = node.attributes.get("value")
-            if isinstance(held, TensorProto) and all(dim == 1 for dim in held.dims):
-                value = small_value(held)
-                if value is not None:
-                    values[node.proto.output[0]] = value
-    return values
-
-
 def _inferred(flat: FlatGraph, name: str) -> tuple[dict[str, TensorType], dict[str, Array]]:
-    graph = GraphProto(name="flat", input=flat.inputs, output=flat.outputs)
+    # The protos are ours, and copying them in one go is faster than one by one.
     for node in flat.nodes:
-        added = graph.node.add()
-        added.CopyFrom(node.proto)
-        added.name = node.name
-        added.doc_string = OPTIONAL if node.branches else ""
+        node.proto.name = node.name
+        node.proto.doc_string = OPTIONAL if node.branches else ""
     for label, tensor in flat.constants.items():
-        kept = graph.initializer.add()
-        kept.CopyFrom(tensor)
-        kept.name = label
+        tensor.name = label
+    graph = GraphProto(
+        name="flat",
+        node=[node.proto for node in flat.nodes],
+        input=flat.inputs,
+        output=flat.outputs,
+        initializer=flat.constants.values(),
+    )
     for label, value in flat.declared.items():
         graph.value_info.add(name=label, type=value.type)
     model = ModelProto(graph=graph, ir_version=flat.ir_version)
     for domain, version in flat.opsets.items():
         model.opset_import.add(domain=domain, version=version)
-    answer = GraphProto.FromString(_ask(INFER, model.SerializeToString(), name))
+    answer = GraphProto.FromString(ask(INFER, model.SerializeToString(), name))
     flat.assumptions.extend(entry.value for entry in answer.metadata_props)
     types = {v.name: found for v in answer.value_info if (found := loose(v.type)) is not None}
-    values = _constants(flat)
-    for tensor in answer.initializer:
-        if (number := small_value(tensor)) is not None:
-            values[tensor.name] = number
+    values = {t.name: number for t in answer.initializer if (number := small_value(t)) is not None}
     return types, values
-
-
-def _ask(tag: bytes, payload: bytes, name: str) -> bytes:
-    try:
-        return WORKER.ask(tag, payload)
-    except WorkerRefusal as refusal:
-        raise ModelError(f"'{name}' contradicts itself: {refusal}; export it again") from None
-    except WorkerCrash as crash:
-        raise ModelError(
-            f"'{name}' is malformed: ONNX's own shape inference {crash} on it; check how the file was made"
-        ) from None

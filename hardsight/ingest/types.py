@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from onnx import TypeProto
+
+from hardsight.ingest.words import listed, quoted
 
 Shape = tuple[int, ...]
 
 MAX_ELEMENTS: Final = 2**48
 """A tensor of more elements is taken for a damaged file: no memory holds it."""
+
+MAX_RANK: Final = 64
+"""NumPy's own limit; without one, multiplying out a hundred thousand dimensions takes hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +52,16 @@ def holder(proto: TypeProto) -> tuple[str, TypeProto.Tensor | TypeProto.SparseTe
 def resolve(proto: TypeProto, symbols: Mapping[str, int]) -> TensorType | None:
     """The type when every dimension is a number or a bound symbol, else None."""
     kind, tensor = holder(proto)
-    if tensor is None or not tensor.HasField("shape"):
+    if tensor is None or not tensor.HasField("shape") or len(tensor.shape.dim) > MAX_RANK:
         return None
-    dims: list[int] = []
-    for dim in tensor.shape.dim:
-        if dim.HasField("dim_value"):
-            value = dim.dim_value
-        elif dim.dim_param in symbols:
-            value = symbols[dim.dim_param]
-        else:
-            return None
-        if value < 0:
-            return None
-        dims.append(value)
+    dims = [dim.dim_value for dim in tensor.shape.dim]
+    for index, dim in enumerate(tensor.shape.dim if 0 in dims else ()):  # what is not stated reads as 0, too
+        if not dim.HasField("dim_value"):
+            if dim.dim_param not in symbols:
+                return None
+            dims[index] = symbols[dim.dim_param]
+    if dims and min(dims) < 0:
+        return None
     return TensorType(tensor.elem_type, tuple(dims), kind)
 
 
@@ -75,10 +78,7 @@ def loose(proto: TypeProto) -> TensorType | None:
 
 def elements(shape: Shape) -> int:
     """How many elements ``shape`` has; 1 for a scalar."""
-    count = 1
-    for dim in shape:
-        count *= dim
-    return count
+    return prod(shape)
 
 
 def text(proto: TypeProto) -> str:
@@ -87,7 +87,7 @@ def text(proto: TypeProto) -> str:
     if tensor is None or not tensor.HasField("shape"):
         return "of unknown rank"
     dims = [
-        str(d.dim_value) if d.HasField("dim_value") else (f"'{d.dim_param}'" if d.dim_param else "?")
+        str(d.dim_value) if d.HasField("dim_value") else (quoted(d.dim_param) if d.dim_param else "?")
         for d in tensor.shape.dim
     ]
-    return f"({', '.join(dims)})"
+    return f"({listed(dims)})"

@@ -7,6 +7,7 @@ however large a shape a file declares; such a value simply stays unknown.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -116,8 +117,15 @@ def _axes(attrs: Attributes, inputs: Sequence[Array | None], index: int = 1) -> 
     return None if given is None else [int(axis) for axis in given.reshape(-1)]
 
 
+def _fitting(*arrays: Array) -> Sequence[Array]:
+    """The arrays, if what they broadcast to is small."""
+    if prod(a.size for a in arrays) > LIMIT:
+        _checked(np.broadcast_shapes(*(a.shape for a in arrays)))
+    return arrays
+
+
 def _binary(function: Callable[[Array, Array], Array]) -> Rule:
-    return lambda attrs, x: [function(_need(x[0]), _need(x[1]))]
+    return lambda attrs, x: [function(*_fitting(_need(x[0]), _need(x[1])))]
 
 
 def _unary(function: Callable[[Array], Array]) -> Rule:
@@ -128,7 +136,7 @@ def _folded(function: Callable[[Array, Array], Array]) -> Rule:
     def rule(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
         out = _need(x[0])
         for other in x[1:]:
-            out = function(out, _need(other))
+            out = function(*_fitting(out, _need(other)))
         return [out]
 
     return rule
@@ -144,7 +152,7 @@ def _divide(a: Array, b: Array) -> Array:
 
 
 def _mod(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
-    a, b = _need(x[0]), _need(x[1])
+    a, b = _fitting(_need(x[0]), _need(x[1]))
     if a.dtype.kind in "iu" and not np.all(b):
         raise Unknown
     return [np.fmod(a, b) if attrs.get("fmod") else np.mod(a, b)]
@@ -175,7 +183,10 @@ def _cast(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
 
 
 def _concat(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
-    return [np.concatenate([_need(part) for part in x], axis=attrs.get("axis", 1))]
+    parts = [_need(part) for part in x]
+    if sum(part.size for part in parts) > LIMIT:
+        raise Unknown
+    return [np.concatenate(parts, axis=attrs.get("axis", 1))]
 
 
 def _constant_of_shape(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
@@ -203,7 +214,10 @@ def _expand(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
 
 
 def _gather(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
-    return [np.take(_need(x[0]), _need(x[1]).astype(np.int64), axis=attrs.get("axis", 0))]
+    data, indices, axis = _need(x[0]), _need(x[1]).astype(np.int64), attrs.get("axis", 0)
+    if data.size // max(data.shape[axis], 1) * indices.size > LIMIT:
+        raise Unknown
+    return [np.take(data, indices, axis=axis)]
 
 
 def _range(attrs: Attributes, x: Sequence[Array | None]) -> list[Array]:
@@ -346,6 +360,6 @@ RULES: Final[dict[str, Rule]] = {
     "Tile": _tile,
     "Transpose": lambda attrs, x: [np.transpose(_need(x[0]), attrs.get("perm"))],
     "Unsqueeze": _unsqueeze,
-    "Where": lambda attrs, x: [np.where(_need(x[0]), _need(x[1]), _need(x[2]))],
+    "Where": lambda attrs, x: [np.where(*_fitting(_need(x[0]), _need(x[1]), _need(x[2])))],
     "Xor": _binary(np.logical_xor),
 }

@@ -9,8 +9,11 @@ parent, ends the process.
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from typing import IO, Final
+
+from hardsight.ingest.words import short
 
 HEADER: Final = struct.Struct("<cQ")
 INLINE: Final = b"f"
@@ -18,7 +21,15 @@ INFER: Final = b"i"
 READY: Final = b"?"
 OK: Final = b"o"
 REFUSED: Final = b"r"
-MEMORY_LIMIT_BYTES: Final = 4 << 30
+MEMORY_LIMIT_BYTES: Final = 640 << 20
+MEMORY_LIMIT_PER_BYTE: Final = 50
+"""Of a request: a model of 100,000 nodes takes 20 MB, and its protos and types about ten times that."""
+CPU_LIMIT_S: Final = 3.0
+CPU_LIMIT_S_PER_BYTE: Final = 2e-6
+"""A node takes about 200 bytes and a tenth of a millisecond; this allows four times as much."""
+OUT_OF_TIME: Final = int(getattr(signal, "SIGPROF", 0))
+"""The signal that ends a process whose time is over."""
+_LONGEST_REFUSAL: Final = 500
 
 
 def send(stream: IO[bytes], tag: bytes, payload: bytes) -> None:
@@ -54,26 +65,44 @@ def answer(tag: bytes, payload: bytes) -> bytes:
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     """Answer until the requests end."""
     while (message := receive(requests)) is not None:
+        tag, payload = message
+        if tag != READY:  # the imports that come with it may be slow
+            limit(len(payload))
         try:
-            tag, payload = OK, answer(*message)
+            tag, payload = OK, answer(tag, payload)
+        except MemoryError:
+            tag, payload = REFUSED, b"it needs more memory than a model of its size should"
         except Exception as error:  # the parent turns every refusal into a ModelError
-            tag, payload = REFUSED, " ".join(str(error).split())[:500].encode()
+            reason = short(" ".join(str(error).split()), _LONGEST_REFUSAL) or type(error).__name__
+            tag, payload = REFUSED, reason.encode()
         send(replies, tag, payload)
 
 
+def cpu_limit_s(request_bytes: int) -> float:
+    """Processor time that a request of that size may take."""
+    return CPU_LIMIT_S + CPU_LIMIT_S_PER_BYTE * request_bytes
+
+
+def limit(request_bytes: int) -> None:
+    """Give this process as much address space and processor time as a request of that size may need."""
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = MEMORY_LIMIT_BYTES + MEMORY_LIMIT_PER_BYTE * request_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s(request_bytes))
+    except (ImportError, AttributeError, ValueError, OSError):
+        pass  # no such limits on this system: the parent's time limit still holds
+
+
 def main() -> None:
-    """Keep the pipes for ourselves, limit the memory, serve."""
+    """Keep the pipes for ourselves and serve."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # whatever native code prints must not get between the answers
         os.dup2(nothing, descriptor)
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError, OSError):
-        pass  # no such limit on this system: the time limit still holds
     serve(requests, replies)
 
 

@@ -325,8 +325,8 @@ def train(
         for row in score_records(result.table):
             prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
             run.metrics({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
-        for metric, chosen in result.chosen.items():
-            run.tag(f"chosen.{metric}", chosen)
+        for (kind, metric), chosen in result.chosen.items():
+            run.tag(f"chosen.{kind}.{metric}", chosen)
         with TemporaryDirectory() as scratch:
             scores = Path(scratch) / "scores.parquet"
             result.table.to_parquet(scores)

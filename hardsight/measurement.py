@@ -136,12 +136,25 @@ class MeasurementTable:
             rows = rows[rows["digest"].isin(set(digests))]
         return MeasurementTable(rows, self.graphs, self.families)
 
+    def of(self, targets: Iterable[tuple[str, Metric]]) -> MeasurementTable:
+        """The rows of these devices and metrics."""
+        import pandas as pd
+
+        wanted = pd.MultiIndex.from_tuples([(d, str(m)) for d, m in targets], names=["device", "metric"])
+        rows = self.rows[pd.MultiIndex.from_frame(self.rows[["device", "metric"]]).isin(wanted)]
+        return MeasurementTable(rows, self.graphs, self.families)
+
     def labelled(self, device: str, metric: Metric) -> tuple[list[OperatorGraph], FloatArray]:
         """Graphs with that label and its values ``(n,)``; repeated rows of a graph give their median."""
         values = (
             self.select(device=device, metric=metric).rows.groupby("digest", sort=False)["value"].median()
         )
         return [self.graphs[d] for d in values.index], values.to_numpy(dtype=np.float64)
+
+    def labelled_above_zero(self, device: str, metric: Metric) -> tuple[list[OperatorGraph], FloatArray]:
+        """As `labelled`, without labels of zero: of those no logarithm can be learned."""
+        graphs, values = self.labelled(device, metric)
+        return [g for g, value in zip(graphs, values, strict=True) if value > 0], values[values > 0]
 
     def families_of(self, graphs: Sequence[OperatorGraph]) -> list[str]:
         """Family name of each graph; a graph without one is a family of its own."""

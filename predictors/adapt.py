@@ -16,8 +16,8 @@ from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
+from hardsight.predictors.joined import Joined
 from hardsight.predictors.measured import read_measurements
-from hardsight.predictors.per_metric import PerMetric
 from hardsight.predictors.persist import made_folder, save_predictor
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ def adapt_to(
     folder = device_folder(save_as)
     settings = {"name": save_as, "description": f"adapted from {counted}"}
     saved = Device.model_validate({**device.model_dump(), **settings})
-    one = len(set(map(id, best.values()))) == 1
-    _save(folder, next(iter(best.values())) if one else PerMetric(best), saved, table.digests)
+    joined = Joined({(save_as, metric): fit for metric, fit in best.items()})
+    _save(folder, joined, saved, table.digests)
     return AdaptReport(
         save_as,
         best.get(Metric.LATENCY, next(iter(best.values()))).source_device,

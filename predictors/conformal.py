@@ -14,6 +14,7 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
+from hardsight.predictors.scale import logarithm, widened
 
 Target = tuple[str, Metric]
 
@@ -21,10 +22,11 @@ Target = tuple[str, Metric]
 class Conformal(Predictor):
     """Split conformal intervals in log space.
 
-    The score of a calibration graph is |log(label / prediction)| / doubt; the interval is
-    prediction · exp(± q · doubt), with q the ⌈(n+1)·level⌉-th smallest score (Lei et al. 2018,
-    locally weighted). The shipped scores come from `evaluation.out_of_family`: models that did not see the graph's
-    family, so the coverage is meant for networks of a new family; inside known families it is conservative.
+    The score of a calibration graph is |log(label / prediction)| / doubt (of counts, see
+    `hardsight.predictors.scale`); the interval is prediction · exp(± q · doubt), with q the ⌈(n+1)·level⌉-th smallest
+    score (Lei et al. 2018, locally weighted). The shipped scores come from `evaluation.out_of_family`: models that
+    did not see the graph's family, so the coverage is meant for networks of a new family; inside known families it
+    is conservative.
 
     Args:
         predictor: what is wrapped.
@@ -89,9 +91,12 @@ class Conformal(Predictor):
         value: FloatArray,
         level: float,
     ) -> tuple[FloatArray, FloatArray]:
-        half = np.stack([self.log_half_width(graphs, device, m, level) for m in metrics], axis=1)
-        half = half.reshape(value.shape)
-        return value * np.exp(-half), value * np.exp(half)
+        ends = [
+            widened(m, value[:, j], self.log_half_width(graphs, device, m, level))
+            for j, m in enumerate(metrics)
+        ]
+        lower, upper = zip(*ends, strict=True)
+        return np.stack(lower, axis=1), np.stack(upper, axis=1)
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         from hardsight.predictors.persist import save_part
@@ -113,7 +118,7 @@ def score(
     predictor: Predictor, graphs: Sequence[OperatorGraph], y: FloatArray, device: str, metric: Metric
 ) -> FloatArray:
     """Conformity scores ``(n,)`` of labels ``y``."""
-    off = np.abs(np.log(y / predictor.point(graphs, device, metric)))
+    off = np.abs(logarithm(metric, y) - logarithm(metric, predictor.point(graphs, device, metric)))
     return np.asarray(off / predictor.doubt(graphs, device, metric), dtype=np.float64)
 
 

@@ -35,18 +35,23 @@ _AT = {name: i for i, name in enumerate(RAW)}
 _QUANTIZE, _VIEW = CATEGORIES.index("quantize"), CATEGORIES.index("view")
 
 
+PRIORS = ("time", "macs", "bytes", "weights", "elements", "kernels", "logic")
+"""Generic costs of a kernel: roofline seconds, MACs, bytes moved, bytes of weights, output elements, one, and bits
+that adders and registers hold."""
+
+
 class Encoded(NamedTuple):
     """Kernels of several graphs.
 
     Args:
         rows: ``(v, f)`` features.
-        prior: ``(v,)`` roofline latency with generic constants, repeats included, in seconds.
+        priors: ``(v, len(PRIORS))`` what a kernel would cost by generic constants, repeats included.
         owner: ``(v,)`` which graph a kernel belongs to.
         n: number of graphs.
     """
 
     rows: Array
-    prior: FloatArray
+    priors: FloatArray
     owner: IntArray
     n: int
 
@@ -149,7 +154,18 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         axis=1,
         dtype=np.float32,
     )
-    return Encoded(rows, prior, owner, len(graphs))
+    adder_bits = np.maximum(c["weight_bits"] / 3, 0.5) * (np.minimum(c["in_bits"], 16) + 4)
+    logic = c["macs"] * adder_bits + c["elements"] * np.minimum(c["in_bits"], 16)
+    once = [
+        c["macs"],
+        moved_bytes,
+        c["bytes_weights"] / c["repeats"],
+        c["elements"],
+        np.ones_like(prior),
+        logic,
+    ]
+    priors = np.stack([prior, *(c["repeats"] * quantity for quantity in once)], axis=1)
+    return Encoded(rows, priors, owner, len(graphs))
 
 
 def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:

@@ -12,6 +12,7 @@ from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.conformal import quantile, split_families
+from hardsight.predictors.scale import logarithm, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,23 +81,32 @@ def _predict_fold(
 
 def scores_of(frame: pd.DataFrame) -> dict[tuple[str, Metric], FloatArray]:
     """Sorted conformity scores per (device, metric) of what `out_of_family` returned."""
-    score = np.abs(np.log(frame["label"] / frame["value"])) / frame["doubt"]
     return {
-        (str(device), Metric(metric)): np.sort(score[rows.index].to_numpy(dtype=np.float64))
+        (str(device), Metric(metric)): np.sort(_scores(rows))
         for (device, metric), rows in frame.groupby(["device", "metric"])
     }
 
 
+def _scores(rows: pd.DataFrame) -> FloatArray:
+    """Conformity scores ``(n,)`` of rows of one metric."""
+    metric = Metric(rows["metric"].iloc[0])
+    label, value, doubt = (rows[name].to_numpy(dtype=np.float64) for name in ("label", "value", "doubt"))
+    return np.asarray(np.abs(logarithm(metric, label) - logarithm(metric, value)) / doubt, dtype=np.float64)
+
+
 def with_intervals(frame: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
     """Add ``lower`` and ``upper``, each fold's calibrated on the scores of all other folds."""
+    import pandas as pd
+
     out = frame.assign(lower=np.nan, upper=np.nan)
-    score = np.abs(np.log(out["label"] / out["value"])) / out["doubt"]
-    for (_, _, fold), rows in out.groupby(["device", "metric", "fold"]):
-        same = (out["device"] == rows["device"].iloc[0]) & (out["metric"] == rows["metric"].iloc[0])
-        others = np.sort(score[same & (out["fold"] != fold)].to_numpy(dtype=np.float64))
-        half = quantile(others, level) * rows["doubt"]
-        out.loc[rows.index, "lower"] = rows["value"] * np.exp(-half)
-        out.loc[rows.index, "upper"] = rows["value"] * np.exp(half)
+    for (_, metric), rows in out.groupby(["device", "metric"]):
+        score = pd.Series(_scores(rows), rows.index)
+        for fold, part in rows.groupby("fold"):
+            others = np.sort(score[rows["fold"] != fold].to_numpy())
+            half = quantile(others, level) * part["doubt"].to_numpy()
+            out.loc[part.index, ["lower", "upper"]] = np.stack(
+                widened(Metric(metric), part["value"].to_numpy(), half), axis=1
+            )
     return out
 
 
@@ -104,19 +114,25 @@ def summary(frame: pd.DataFrame, by: Sequence[str] = ("device", "metric")) -> pd
     """Error, rank correlation, coverage and width of a frame with intervals.
 
     Returns:
-        Per group: ``n``; ``mape`` (mean |value − label| / label); ``within_10``, the share of labels within 10 %;
+        Per group: ``n``; ``mape`` (mean |value − label| / label, over labels above zero); ``within_10``, the share of
+        labels within 10 %; ``smape`` (mean 2 |value − label| / (value + label)); ``r2``, the coefficient of
+        determination;
         ``spearman``; ``coverage``, the share of labels inside their interval; ``width``, the median of
         (upper − lower) / value.
     """
     import pandas as pd
 
     def one(rows: pd.DataFrame) -> pd.Series[float]:
-        error = (rows["value"] - rows["label"]).abs() / rows["label"]
+        off = (rows["value"] - rows["label"]).abs()
+        error = (off / rows["label"])[rows["label"] > 0]
+        varies = ((rows["label"] - rows["label"].mean()) ** 2).sum()
         return pd.Series(
             {
                 "n": len(rows),
                 "mape": error.mean(),
-                "within_10": (error <= 0.1).mean(),
+                "within_10": (off <= 0.1 * rows["label"]).mean(),
+                "smape": (2 * off / (rows["value"] + rows["label"])).mean(),
+                "r2": 1 - (off**2).sum() / varies if varies > 0 else float("nan"),
                 "spearman": rows["value"].rank().corr(rows["label"].rank()),
                 "coverage": ((rows["lower"] <= rows["label"]) & (rows["label"] <= rows["upper"])).mean(),
                 "width": ((rows["upper"] - rows["lower"]) / rows["value"]).median(),

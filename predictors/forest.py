@@ -46,7 +46,9 @@ class ForestPredictor(Predictor):
 
         for device in table.devices:
             for metric in table.select(device=device).metrics:
-                graphs, y = table.labelled(device, metric)
+                graphs, y = table.labelled_above_zero(device, metric)
+                if not graphs:
+                    continue
                 model = ExtraTreesRegressor(
                     self.trees, min_samples_leaf=2, max_features=0.5, random_state=self.seed
                 )

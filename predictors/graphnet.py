@@ -1,11 +1,11 @@
-"""A graph network whose per-operator costs add up to the latency. Prediction needs numpy only."""
+"""A graph network whose per-operator costs add up. Prediction needs numpy only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -14,13 +14,20 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
-from hardsight.predictors.encoding import encode_graphs
+from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
 
 Weights = Mapping[str, Array]
+Target = tuple[str, Metric]
 MAX_LOG_RATIO = 5.0
 MAX_SIGMA = 4.0
 BLOCK = 128
+
+ADDITIVE: Final = (
+    Metric.LATENCY, Metric.CYCLES, Metric.ENERGY, Metric.TRAFFIC, Metric.FLASH, Metric.LOGIC_CELLS, Metric.LUT,
+    Metric.FF, Metric.DSP,
+)  # fmt: skip
+"""Metrics that add up over kernels."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class GraphNetConfig:
         layers: residual layers after the first.
         members: networks in the ensemble; their disagreement is the doubt.
         epochs: passes over the training graphs.
+        least_steps: more passes, until so many batches were seen.
         batch: graphs per step.
         learning_rate: of AdamW at its peak.
         weight_decay: of AdamW.
@@ -45,12 +53,25 @@ class GraphNetConfig:
     layers: int = 3
     members: int = 3
     epochs: int = 40
+    least_steps: int = 2000
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     dropout: float = 0.05
     type_dropout: float = 0.1
     seed: int = 0
+
+
+class Tie(NamedTuple):
+    """A target that is another one times a constant: latency is cycles over the clock.
+
+    Args:
+        to: the other.
+        factor: what the other is multiplied with.
+    """
+
+    to: Target
+    factor: float
 
 
 def normalised(rows: Array, mean: Array, scale: Array) -> Array:
@@ -79,13 +100,14 @@ def log_ratios(w: Weights, rows: Array, layers: int) -> FloatArray:
 
 
 class GraphNetPredictor(Predictor):
-    """Additive graph network for latency.
+    """Additive graph network for latency, cycles, energy, traffic, flash and logic.
 
-    Every kernel costs prior · exp(network), where the prior is a generic roofline; a graph costs
-    the sum plus a learned constant per device. So layers sum to the total by construction, costs are
-    positive, and a network deeper than any in training extrapolates. What a kernel's neighbours are is averaged
-    once, before learning (SIGN, Frasca et al. 2020), so equal kernels in equal surroundings are computed once.
-    All devices share the network and differ in its last layer. Trained with PyTorch on the absolute log error.
+    Every kernel costs prior · exp(network), where the prior is a non-negative mixture of generic costs (`PRIORS`: a
+    roofline, MACs, bytes, …), fitted per device and metric; a graph costs the sum plus a learned constant. So layers
+    sum to the total by construction, costs are positive, and a network deeper than any in training extrapolates.
+    What a kernel's neighbours are is averaged once, before learning (SIGN, Frasca et al. 2020), so equal kernels in
+    equal surroundings are computed once. All devices of the table share the network and differ in its last layer.
+    Trained with PyTorch on the absolute log error; labels of zero are left out.
 
     Args:
         config: size and training.
@@ -95,60 +117,69 @@ class GraphNetPredictor(Predictor):
 
     def __init__(self, config: GraphNetConfig | None = None) -> None:
         self.config = config or GraphNetConfig()
-        self.heads: list[str] = []
+        self.heads: list[Target] = []
+        self.ties: dict[Target, Tie] = {}
         self.members: list[Weights] = []
 
     @property
-    def targets(self) -> list[tuple[str, Metric]]:
-        return [(device, Metric.LATENCY) for device in self.heads]
+    def targets(self) -> list[Target]:
+        return [*self.heads, *self.ties]
 
     def fit(self, table: MeasurementTable) -> Self:
+        """Learn every metric in `ADDITIVE` that the table has."""
         from hardsight.predictors.graphnet_train import train
+        from hardsight.predictors.ties import proportional
 
-        latency = table.select(metric=Metric.LATENCY)
-        self.heads = latency.devices
-        self.members = [
-            train(latency, self.heads, self.config, self.config.seed + i) for i in range(self.config.members)
+        targets = [
+            (device, metric)
+            for device in table.devices
+            for metric in table.select(device=device).metrics
+            if metric in ADDITIVE
         ]
+        self.ties = {target: Tie(*found) for target, found in proportional(table, targets).items()}
+        self.heads = [target for target in targets if target not in self.ties]
+        self.members = []
+        if self.heads:
+            seeds = range(self.config.seed, self.config.seed + self.config.members)
+            self.members = [train(table, self.heads, self.config, seed) for seed in seeds]
         return self
 
-    def _log_latency(self, graphs: Sequence[OperatorGraph], device: str) -> FloatArray:
-        """``(members, n)``."""
-        head = self.heads.index(device)
-        encoded = encode_graphs(graphs)
-        logs = []
+    def _costs(self, encoded: Encoded, target: Target) -> tuple[FloatArray, FloatArray]:
+        """Of each kernel ``(members, v)``, and the constant of each member ``(members,)``."""
+        to, factor = self.ties.get(target, Tie(target, 1.0))
+        column = self.heads.index(to)
+        costs, constants = [], []
         for w in self.members:
-            costs = encoded.prior * np.exp(log_ratios(w, encoded.rows, self.config.layers)[:, head])
-            total = np.bincount(encoded.owner, weights=costs, minlength=encoded.n)
-            logs.append(np.log(total + np.exp(float(w["constant"][head]))))
-        return np.stack(logs)
+            prior = encoded.priors @ w["prior"][:, column].astype(np.float64)
+            ratio = log_ratios(w, encoded.rows, self.config.layers)[:, column]
+            costs.append(factor * prior * np.exp(ratio))
+            constants.append(factor * float(np.exp(w["constant"][column])))
+        return np.stack(costs), np.array(constants)
+
+    def _log_totals(self, graphs: Sequence[OperatorGraph], target: Target) -> FloatArray:
+        """``(members, n)``."""
+        encoded = encode_graphs(graphs)
+        costs, constants = self._costs(encoded, target)
+        sums = [np.bincount(encoded.owner, weights=c, minlength=encoded.n) for c in costs]
+        return np.log(np.stack(sums) + constants[:, None])
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        value: FloatArray = np.exp(self._log_latency(graphs, device).mean(axis=0))
+        value: FloatArray = np.exp(self._log_totals(graphs, (device, metric)).mean(axis=0))
         return value
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Disagreement of the members in log space, with a floor."""
-        spread: FloatArray = 0.03 + self._log_latency(graphs, device).std(axis=0)
+        spread: FloatArray = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
         return spread
 
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
-        head = self.heads.index(device)
-        encoded = encode_graphs([graph])
-        costs: FloatArray = np.mean(
-            [
-                encoded.prior * np.exp(log_ratios(w, encoded.rows, self.config.layers)[:, head])
-                for w in self.members
-            ],
-            axis=0,
-        )
+        costs, constants = self._costs(encode_graphs([graph]), (device, Metric.LATENCY))
         layers = np.zeros(len(graph.operators))
-        if not len(costs):
-            return layers
-        constant = float(np.mean([np.exp(float(w["constant"][head])) for w in self.members])) / len(costs)
-        total = float(self.point([graph], device, Metric.LATENCY)[0])
-        layers[kernels(graph).kept] = (costs + constant) * (total / float((costs + constant).sum()))
+        if costs.shape[1]:
+            shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]
+            total = float(self.point([graph], device, Metric.LATENCY)[0])
+            layers[kernels(graph).kept] = shares * (total / float(shares.sum()))
         return layers
 
     def save_state(self, folder: Path) -> dict[str, Any]:
@@ -156,13 +187,19 @@ class GraphNetPredictor(Predictor):
 
         for i, w in enumerate(self.members):
             save_file({k: np.ascontiguousarray(v) for k, v in w.items()}, folder / f"member-{i}.safetensors")
-        return {"heads": self.heads, "config": asdict(self.config)}
+        ties = [[*map(str, target), *map(str, tie.to), tie.factor] for target, tie in self.ties.items()]
+        heads = [[device, str(metric)] for device, metric in self.heads]
+        return {"heads": heads, "ties": ties, "config": asdict(self.config)}
 
     @classmethod
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
         from safetensors.numpy import load_file
 
         made = cls(GraphNetConfig(**meta["config"]))
-        made.heads = list(meta["heads"])
+        made.heads = [(device, Metric(metric)) for device, metric in meta["heads"]]
+        made.ties = {
+            (device, Metric(metric)): Tie((of, Metric(other)), factor)
+            for device, metric, of, other, factor in meta["ties"]
+        }
         made.members = [load_file(folder / f"member-{i}.safetensors") for i in range(made.config.members)]
         return made

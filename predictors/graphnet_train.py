@@ -1,4 +1,4 @@
-"""Training of the graph network."""
+"""Training of one graph network: the devices of one kind."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from torch_geometric.utils import scatter
 
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
-from hardsight.metrics import Metric
+from hardsight.prediction import FloatArray
 from hardsight.predictors.encoding import encode_graphs
 from hardsight.predictors.features import TYPES, IntArray
-from hardsight.predictors.graphnet import MAX_LOG_RATIO, GraphNetConfig, Weights, normalised
+from hardsight.predictors.graphnet import (
+    MAX_LOG_RATIO,
+    GraphNetConfig,
+    Target,
+    Weights,
+    normalised,
+)
 from hardsight.predictors.kernels import Array
 
-_START_CONSTANT_S = 5e-6
+_START_CONSTANT = 0.3  # of the smallest label
+_RIDGE = 0.03
+_LEAST_SHARE = 0.01
 _LEAST_SCALE = 0.02  # of a feature: one that hardly varies must not become a huge input
 
 
 class CostNet(nn.Module):
     """The network of `graphnet.log_ratios`, trainable.
 
-    Shapes: rows ``(v, f)`` to log ratios ``(v, heads)``.
+    Shapes: rows ``(v, f)`` to log ratios ``(v, heads)``; ``smallest`` label of each head ``(heads,)``.
     """
 
-    def __init__(self, features: int, heads: int, config: GraphNetConfig) -> None:
+    def __init__(self, features: int, smallest: Array, config: GraphNetConfig) -> None:
         super().__init__()
-        d = config.hidden
+        d, heads = config.hidden, len(smallest)
         self.enter = nn.Linear(features, d)
         self.middle = nn.ModuleList(nn.Linear(d, d) for _ in range(config.layers))
         self.leave = nn.Linear(d, heads)
-        self.constant = nn.Parameter(torch.full((heads,), float(np.log(_START_CONSTANT_S))))
+        self.constant = nn.Parameter(torch.from_numpy(np.log(_START_CONSTANT * smallest)))
         self.dropout = nn.Dropout(config.dropout)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -54,14 +62,14 @@ class Minibatch(NamedTuple):
     Args:
         rows: ``(u,)`` distinct rows of the corpus.
         at: ``(t,)`` which of them each term of the sums has.
-        prior: ``(t,)`` seconds.
+        priors: ``(t, len(PRIORS))`` generic costs.
         owner: ``(t,)`` which graph a term belongs to.
         n: number of graphs.
     """
 
     rows: IntArray
     at: IntArray
-    prior: Array
+    priors: FloatArray
     owner: IntArray
     n: int
 
@@ -80,11 +88,13 @@ class Corpus:
         _, first, inverse = np.unique(opaque, return_index=True, return_inverse=True)
         self.rows: Array = table[first]
         ends = np.searchsorted(encoded.owner, np.arange(encoded.n + 1))
-        self._sums: list[tuple[IntArray, Array]] = []
+        self._sums: list[tuple[IntArray, FloatArray]] = []
         for start, end in pairwise(ends):
             rows, at = np.unique(inverse.ravel()[start:end], return_inverse=True)
-            priors = np.bincount(at.ravel(), weights=encoded.prior[start:end], minlength=len(rows))
-            self._sums.append((rows, priors.astype(np.float32)))
+            priors = np.zeros((len(rows), encoded.priors.shape[1]))
+            np.add.at(priors, at.ravel(), encoded.priors[start:end])
+            self._sums.append((rows, priors))
+        self.totals = np.stack([priors.sum(axis=0) for _, priors in self._sums])
 
     def batch(self, chosen: IntArray) -> Minibatch:
         """The graphs of these numbers."""
@@ -94,42 +104,41 @@ class Corpus:
         return Minibatch(rows, at.ravel(), np.concatenate([p for _, p in sums]), owner, len(chosen))
 
 
-def train(table: MeasurementTable, heads: list[str], config: GraphNetConfig, seed: int) -> Weights:
+def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, seed: int) -> Weights:
     """Train one member.
 
     Args:
-        table: latencies.
-        heads: devices, one output each; a graph without a label there is left out of that head's loss.
+        table: labels.
+        heads: one output each; a graph without a label above zero there is left out of that head's loss.
         config: size and schedule.
         seed: of initial weights, order and dropout.
 
     Returns:
-        Arrays by name, with the input normalisation as ``mean`` and ``scale``.
+        Arrays by name, with the input normalisation as ``mean`` and ``scale`` and the mixture of generic costs as
+        ``prior`` ``(len(PRIORS), heads)``.
     """
-    labels: dict[str, list[float]] = {}
-    for column, device in enumerate(heads):
-        graphs, y = table.labelled(device, Metric.LATENCY)
-        for graph, value in zip(graphs, y, strict=True):
-            labels.setdefault(graph.digest, [float("nan")] * len(heads))[column] = float(np.log(value))
-    digests = sorted(labels)
+    digests, target = _labels(table, heads)
     corpus = Corpus([table.graphs[d] for d in digests])
-    target = torch.tensor([labels[d] for d in digests])
+    prior = np.stack([_mixture(corpus.totals, column) for column in target.T], axis=1)
+    smallest = np.exp(np.nanmin(target, axis=0)).astype(np.float32)
     mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), _LEAST_SCALE)
     x = torch.from_numpy(normalised(corpus.rows, mean, scale))
+    y = torch.from_numpy(target.astype(np.float32))
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = CostNet(x.shape[1], len(heads), config)
+        net = CostNet(x.shape[1], smallest, config)
         rng = np.random.default_rng(seed)
-        steps = config.epochs * -(-len(digests) // config.batch)
+        per_epoch = -(-len(digests) // config.batch)
+        epochs = max(config.epochs, -(-config.least_steps // per_epoch))
         optimizer = torch.optim.AdamW(
             net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=steps, pct_start=0.1
+            optimizer, config.learning_rate, total_steps=epochs * per_epoch, pct_start=0.1
         )
         net.train()
-        for _ in range(config.epochs):
+        for _ in range(epochs):
             order = rng.permutation(len(digests))
             for start in range(0, len(order), config.batch):
                 chosen = order[start : start + config.batch]
@@ -137,19 +146,48 @@ def train(table: MeasurementTable, heads: list[str], config: GraphNetConfig, see
                 rows = x[torch.from_numpy(batch.rows)]
                 hidden = torch.from_numpy(rng.random(len(rows)) < config.type_dropout)
                 rows[hidden, -len(TYPES) :] = 0
-                loss = _loss(net, rows, batch, target[chosen])
+                priors = torch.from_numpy((batch.priors @ prior).astype(np.float32))
+                loss = _loss(net, rows, priors, batch, y[chosen])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
     weights = {name: value.detach().numpy().astype(np.float32) for name, value in net.state_dict().items()}
-    return {**weights, "mean": mean, "scale": scale.astype(np.float32)}
+    return {**weights, "mean": mean, "scale": scale.astype(np.float32), "prior": prior.astype(np.float32)}
 
 
-def _loss(net: CostNet, rows: torch.Tensor, batch: Minibatch, target: torch.Tensor) -> torch.Tensor:
-    ratios = net(rows)[torch.from_numpy(batch.at)]
-    costs = torch.from_numpy(batch.prior)[:, None] * ratios.exp()
+def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:
+    """Non-negative factors of the generic costs ``(p,)`` whose mixture is nearest to the labels, relatively.
+
+    A little of each cost stays in the mixture, so that no kernel is free.
+    """
+    from scipy.optimize import nnls
+
+    known = ~np.isnan(log_y)
+    scaled = totals[known] / np.exp(log_y[known])[:, None]
+    norms = np.maximum(scaled.mean(axis=0), np.finfo(float).tiny)
+    rows = np.vstack([scaled / norms, _RIDGE * len(scaled) ** 0.5 * np.eye(len(norms))])
+    shares, _ = nnls(rows, np.concatenate([np.ones(len(scaled)), np.zeros(len(norms))]))
+    factors: FloatArray = np.maximum(shares, _LEAST_SHARE * shares.sum()) / norms
+    return factors
+
+
+def _labels(table: MeasurementTable, heads: list[Target]) -> tuple[list[str], FloatArray]:
+    """Digests, and the logarithm of their labels ``(n, heads)``; NaN where there is none above zero."""
+    labels: dict[str, list[float]] = {}
+    for column, (device, metric) in enumerate(heads):
+        graphs, values = table.labelled_above_zero(device, metric)
+        for graph, value in zip(graphs, values, strict=True):
+            labels.setdefault(graph.digest, [float("nan")] * len(heads))[column] = float(np.log(value))
+    digests = sorted(labels)
+    return digests, np.array([labels[d] for d in digests])
+
+
+def _loss(
+    net: CostNet, rows: torch.Tensor, priors: torch.Tensor, batch: Minibatch, target: torch.Tensor
+) -> torch.Tensor:
+    costs = priors * net(rows)[torch.from_numpy(batch.at)].exp()
     owner = torch.from_numpy(batch.owner)
     total = scatter(costs, owner, dim=0, dim_size=batch.n, reduce="sum") + net.constant.exp()
     error = total.log() - target

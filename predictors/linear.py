@@ -55,8 +55,9 @@ class RidgePredictor(_Weighted):
     def fit(self, table: MeasurementTable) -> Self:
         for device in table.devices:
             for metric in table.select(device=device).metrics:
-                graphs, y = table.labelled(device, metric)
-                self.weights[device, metric] = self._solve(totals_matrix(graphs), y)
+                graphs, y = table.labelled_above_zero(device, metric)
+                if graphs:
+                    self.weights[device, metric] = self._solve(totals_matrix(graphs), y)
         return self
 
     def _solve(self, totals: FloatArray, y: FloatArray) -> FloatArray:
@@ -104,7 +105,9 @@ class RooflinePredictor(_Weighted):
 
         for device in table.devices:
             for metric in table.select(device=device).metrics:
-                graphs, y = table.labelled(device, metric)
+                graphs, y = table.labelled_above_zero(device, metric)
+                if not graphs:
+                    continue
                 start = np.log([2e-11, 7e-12, 1e-10, 2e-6] if metric is Metric.LATENCY else [1.0, 1.0, 1e6])
                 data = [self._data(g, metric) for g in graphs]
 

@@ -28,7 +28,7 @@ KINDS = {
     "Hls4mlPredictor": "hardsight.predictors.hls4ml",
     "Conformal": "hardsight.predictors.conformal",
     "CountConformal": "hardsight.predictors._hls4ml_conformal",
-    "PerMetric": "hardsight.predictors.per_metric",
+    "Joined": "hardsight.predictors.joined",
     "AdaptedPredictor": "hardsight.predictors.adapted",
 }
 

@@ -1,4 +1,4 @@
-"""Trains every predictor on a table and ships the best on families held out whole."""
+"""Trains every predictor on a table and keeps the best on families held out whole, for each kind of device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardsight.device import shipped_devices
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import PREDICTORS, Predictor, make_predictor
 from hardsight.predictors.conformal import Conformal, family_folds
 from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
-from hardsight.predictors.per_metric import PerMetric
+from hardsight.predictors.joined import Joined
 from hardsight.predictors.persist import save_predictor
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ class TrainResult:
     """What training found.
 
     Args:
-        predictor: best per metric, fitted on all rows, with intervals.
-        chosen: metric to name of the predictor that was best.
+        predictor: the best of each kind of device and metric, fitted on all rows, with intervals.
+        chosen: kind of device and metric to name of the predictor that was best.
         table: one row per predictor, device and metric, on held-out families.
         frames: the out-of-family predictions behind it, by predictor.
     """
 
     predictor: Predictor
-    chosen: dict[Metric, str]
+    chosen: dict[tuple[str, Metric], str]
     table: pd.DataFrame
     frames: dict[str, pd.DataFrame]
 
@@ -48,20 +49,22 @@ def compare(
     folds: int = FOLDS,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Leave families out, a group at a time, and compare predictors.
+    """Leave families out, a group at a time, and compare predictors; each kind of device by itself.
 
     Returns:
         The summary table, and per predictor its out-of-family predictions with 90 % intervals.
     """
     import pandas as pd
 
+    kinds = by_kind(table)
     frames: dict[str, pd.DataFrame] = {}
-    groups = family_folds(table, folds)
     for name in names:
-        told = _renamed(progress, name)
-        frames[name] = with_intervals(
-            out_of_family(partial(make_predictor, name), table, groups, told, _jobs(name))
-        )
+        parts = []
+        for kind, part in kinds.items():
+            told = _renamed(progress, f"{name}, {kind}")
+            groups = family_folds(part, folds)
+            parts.append(out_of_family(partial(make_predictor, name), part, groups, told, _jobs(name)))
+        frames[name] = with_intervals(pd.concat(parts, ignore_index=True))
     rows = [summary(frame).assign(predictor=name) for name, frame in frames.items()]
     return pd.concat(rows, ignore_index=True), frames
 
@@ -73,7 +76,7 @@ def train(
     folds: int = FOLDS,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Compare, choose the lowest mean error per metric, fit the winners on everything.
+    """Compare, choose the lowest mean error per kind of device and metric, fit the winners on everything.
 
     Args:
         table: labels with families.
@@ -82,16 +85,38 @@ def train(
         progress: called with what is done, how much of it, and how much there is.
     """
     compared, frames = compare(table, names, folds=folds, progress=progress)
-    chosen: dict[Metric, str] = {}
-    parts: dict[Metric, Predictor] = {}
-    for metric in table.metrics:
-        rows = compared[compared["metric"] == str(metric)]
-        name = str(rows.groupby("predictor")["mape"].mean().idxmin())
-        chosen[metric] = name
-        fitted = make_predictor(name).fit(table.select(metric=metric))
-        scores = {t: s for t, s in scores_of(frames[name]).items() if t[1] is metric}
-        parts[metric] = Conformal(fitted, scores)
-    return TrainResult(PerMetric(parts), chosen, compared, frames)
+    return fit_best(table, compared, frames)
+
+
+def fit_best(table: MeasurementTable, compared: pd.DataFrame, frames: dict[str, pd.DataFrame]) -> TrainResult:
+    """Fit what `compare` found best, with intervals from its out-of-family predictions."""
+    chosen: dict[tuple[str, Metric], str] = {}
+    best: dict[tuple[str, Metric], Predictor] = {}
+    for kind, part in by_kind(table).items():
+        rows = compared[compared["device"].isin(part.devices)]
+        of_name: dict[str, list[tuple[str, Metric]]] = {}
+        for metric, scores in rows.groupby("metric"):
+            name = str(scores.groupby("predictor")["mape"].mean().idxmin())
+            chosen[kind, Metric(metric)] = name
+            of_name.setdefault(name, []).extend((d, Metric(metric)) for d in sorted(set(scores["device"])))
+        for name, targets in of_name.items():
+            scores_by_target = scores_of(frames[name])
+            fitted = make_predictor(name).fit(part.of(targets))
+            calibrated = Conformal(fitted, {t: scores_by_target[t] for t in targets})
+            best.update(dict.fromkeys(targets, calibrated))
+    return TrainResult(Joined({t: best[t] for t in sorted(best)}), chosen, compared, frames)
+
+
+def by_kind(table: MeasurementTable) -> dict[str, MeasurementTable]:
+    """The table's rows by kind of device (``cpu``, ``npu``, …); this machine and unknown devices are CPUs."""
+    known = shipped_devices()
+    kinds: dict[str, list[str]] = {}
+    for device in table.devices:
+        kinds.setdefault(known[device].kind if device in known else "cpu", []).append(device)
+    return {
+        kind: MeasurementTable(table.rows[table.rows["device"].isin(names)], table.graphs, table.families)
+        for kind, names in kinds.items()
+    }
 
 
 def save(result: TrainResult, table: MeasurementTable, folder: Path) -> None:
@@ -100,7 +125,7 @@ def save(result: TrainResult, table: MeasurementTable, folder: Path) -> None:
 
     digests = sorted(table.digests)
     info: dict[str, Any] = {
-        "chosen": {str(m): n for m, n in result.chosen.items()},
+        "chosen": {f"{kind}/{metric}": name for (kind, metric), name in result.chosen.items()},
         "graphs": len(digests),
         "training_digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:32],
         "held_out_families": result.table.round(4).to_dict(orient="records"),

@@ -21,8 +21,8 @@ def train(
 ) -> None:
     """Train predictors and keep the best.
 
-    Per metric, the one that is best on families held out whole is kept. The run and the predictor itself,
-    as a pyfunc model, are logged to MLflow.
+    Per kind of device and metric, the one that is best on families held out whole is kept. The run and the
+    predictor itself, as a pyfunc model, are logged to MLflow.
     """
     from hardsight import jobs
 
@@ -31,8 +31,8 @@ def train(
             out, data=data, predictors=predictors, folds=folds, track=track, progress=progress
         )
     show_scores(trained.result.table)
-    for metric, name in trained.result.chosen.items():
-        _show.note(f"{_show.label(metric)}: kept {name}")
+    for (kind, metric), name in trained.result.chosen.items():
+        _show.note(f"{kind}, {_show.label(metric)}: kept {name}")
     _show.note(f"Written to {out}")
     if trained.model_uri:
         _show.note(f"Model: {trained.model_uri}")

@@ -126,7 +126,7 @@ def test_train_writes_a_predictor_and_its_run(
     assert run.info.status == "FINISHED"
     assert run.data.tags["data_digest"] == jobs.table_digest(jobs.load_dataset(data))
     assert run.data.metrics[f"roofline/{DEVICE}/latency_s/mape"] < 0.5
-    assert run.data.tags["chosen.latency_s"] == "roofline"
+    assert run.data.tags["chosen.cpu.latency_s"] == "roofline"
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
     assert {"scores.parquet", "meta.json"} <= files
 

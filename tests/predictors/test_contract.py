@@ -24,7 +24,7 @@ TABLE = world(60)
 
 def make(name: str) -> Predictor:
     if name == "graphnet":
-        return GraphNetPredictor(GraphNetConfig(hidden=16, members=2, epochs=30, batch=16))
+        return GraphNetPredictor(GraphNetConfig(hidden=16, members=2, epochs=30, least_steps=0, batch=16))
     return make_predictor(name)
 
 
@@ -177,7 +177,7 @@ def test_graphnet_in_numpy_equals_pytorch() -> None:
     assert isinstance(predictor, GraphNetPredictor)
     weights = predictor.members[0]
     rows = encode_graphs(fresh()).rows
-    net = CostNet(rows.shape[1], len(predictor.heads), predictor.config).eval()
+    net = CostNet(rows.shape[1], np.ones(len(predictor.heads), np.float32), predictor.config).eval()
     net.load_state_dict({k: torch.from_numpy(np.array(weights[k])) for k in net.state_dict()})
     with torch.no_grad():
         expected = net(torch.from_numpy(normalised(rows, weights["mean"], weights["scale"]))).numpy()

@@ -1,0 +1,134 @@
+"""Several metrics and devices in one predictor: additive heads, targets that are one, counts that may be zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import DEVICE, world
+
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
+from hardsight.predictors import make_predictor
+from hardsight.predictors.conformal import Conformal
+from hardsight.predictors.evaluation import out_of_family, summary, with_intervals
+from hardsight.predictors.graphnet import GraphNetConfig, GraphNetPredictor
+from hardsight.predictors.joined import Joined
+from hardsight.predictors.persist import load_saved, save_predictor
+from hardsight.predictors.scale import logarithm, widened
+from hardsight.predictors.ties import proportional
+from hardsight.predictors.training import by_kind, fit_best
+
+NPU = "ethos-u55-128/vela/int8"
+
+
+def simulated(n: int = 60) -> MeasurementTable:
+    """Cycles, latency at 500 MHz, flash and traffic of one device; flash of every tenth graph is zero."""
+    import pandas as pd
+
+    base = world(n, noise=0.0, device=NPU)
+    latency = base.rows[base.rows["metric"] == str(Metric.LATENCY)]
+    weights = np.array([base.graphs[d].weight_bytes for d in latency["digest"]]) / 4
+    flash = np.where(np.arange(len(latency)) % 10 == 0, 0, weights)
+    parts = [
+        latency,
+        latency.assign(metric=str(Metric.CYCLES), value=latency["value"] * 5e8),
+        latency.assign(metric=str(Metric.FLASH), value=flash),
+    ]
+    rows = pd.concat(parts, ignore_index=True).assign(provenance="simulated")
+    return MeasurementTable(rows, base.graphs, base.families)
+
+
+def small() -> GraphNetPredictor:
+    return GraphNetPredictor(GraphNetConfig(hidden=16, members=1, epochs=60, least_steps=0, batch=16))
+
+
+def test_heads_of_several_metrics(tmp_path: Path) -> None:
+    table = simulated()
+    predictor = small().fit(table)
+    assert set(predictor.heads) == {(NPU, Metric.CYCLES), (NPU, Metric.FLASH)}
+    graphs, cycles = table.labelled(NPU, Metric.CYCLES)
+    assert np.median(np.abs(predictor.point(graphs, NPU, Metric.CYCLES) / cycles - 1)) < 0.2
+    some, flash = table.labelled_above_zero(NPU, Metric.FLASH)
+    assert len(some) < len(graphs)
+    assert np.median(np.abs(predictor.point(some, NPU, Metric.FLASH) / flash - 1)) < 0.2
+    latency = predictor.point(graphs, NPU, Metric.LATENCY)
+    np.testing.assert_allclose(latency, predictor.point(graphs, NPU, Metric.CYCLES) / 5e8, rtol=1e-6)
+    np.testing.assert_allclose(predictor.layer_costs(graphs[0], NPU).sum(), latency[0], rtol=1e-5)
+    save_predictor(predictor, tmp_path / "p")
+    loaded = load_saved(tmp_path / "p")
+    assert loaded.targets == predictor.targets
+    np.testing.assert_array_equal(loaded.point(graphs, NPU, Metric.LATENCY), latency)
+
+
+def test_only_constant_proportions_are_ties() -> None:
+    table = simulated()
+    cycles, flash, latency = ((NPU, m) for m in (Metric.CYCLES, Metric.FLASH, Metric.LATENCY))
+    assert proportional(table, [cycles, flash, latency]) == {latency: (cycles, pytest.approx(2e-9))}
+    off = table.rows.copy()
+    first = off.index[off["metric"] == str(Metric.LATENCY)][0]
+    off.loc[first, "value"] *= 1.01
+    assert proportional(MeasurementTable(off, table.graphs, table.families), [cycles, latency]) == {}
+
+
+@pytest.mark.parametrize("name", ["ridge", "forest", "roofline"])
+def test_labels_of_zero_cost_no_predictor_its_fit(name: str) -> None:
+    table = simulated()
+    predictor = make_predictor(name).fit(table)
+    graphs, _ = table.labelled(NPU, Metric.FLASH)
+    assert np.isfinite(predictor.point(graphs, NPU, Metric.FLASH)).all()
+    scored = Conformal(predictor).conformalize(table)
+    assert np.isfinite(scored.scores[NPU, Metric.FLASH]).all()
+
+
+def test_intervals_of_counts_reach_zero_and_never_below() -> None:
+    lower, upper = widened(Metric.CYCLES, np.array([0.0, 1.0, 1e6]), np.array([0.5, 2.0, 0.1]))
+    np.testing.assert_allclose(lower, [0, 0, (1e6 + 1) * np.exp(-0.1) - 1])
+    np.testing.assert_allclose(upper, [np.exp(0.5) - 1, 2 * np.exp(2.0) - 1, (1e6 + 1) * np.exp(0.1) - 1])
+    assert logarithm(Metric.CYCLES, np.array([0.0]))[0] == 0
+    lower, upper = widened(Metric.LATENCY, np.array([1e-3]), np.array([0.1]))
+    np.testing.assert_allclose([lower[0], upper[0]], [1e-3 * np.exp(-0.1), 1e-3 * np.exp(0.1)])
+
+
+def test_each_kind_of_device_keeps_its_best(tmp_path: Path) -> None:
+    import pandas as pd
+
+    npu, cpu = simulated(), world(60)
+    both = npu + cpu
+    kinds = by_kind(both)
+    assert set(kinds) == {"npu", "cpu"}
+    assert kinds["cpu"].devices == [DEVICE]
+    frames = {}
+    for name in ("ridge", "roofline"):
+        parts = [
+            out_of_family(lambda name=name: make_predictor(name), part, [["plain"], ["thin"]])
+            for part in kinds.values()
+        ]
+        frames[name] = with_intervals(pd.concat(parts, ignore_index=True))
+    compared = pd.concat([summary(f).assign(predictor=name) for name, f in frames.items()])
+    assert {"smape", "r2"} <= set(compared)
+    best = compared[(compared["device"] == NPU) & (compared["metric"] == str(Metric.FLASH))]
+    result = fit_best(both, compared, frames)
+    assert (
+        result.chosen["npu", Metric.FLASH] == best.sort_values("mape", ignore_index=True)["predictor"].iloc[0]
+    )
+    assert isinstance(result.predictor, Joined)
+    assert set(result.predictor.targets) == {
+        (d, m) for d in both.devices for m in both.select(device=d).metrics
+    }
+    save_predictor(result.predictor, tmp_path / "p")
+    loaded = load_saved(tmp_path / "p")
+    graphs, _ = cpu.labelled(DEVICE, Metric.LATENCY)
+    before, after = result.predictor.predict(graphs, DEVICE), loaded.predict(graphs, DEVICE)
+    assert before.metrics == after.metrics
+    np.testing.assert_array_equal(before.value, after.value)
+
+
+def test_joined_fits_each_part_to_its_own_labels() -> None:
+    table = world(60)
+    metrics = table.metrics
+    joined = Joined({(DEVICE, m): make_predictor("ridge") for m in metrics})
+    joined.fit(table)
+    for m in metrics:
+        assert joined.parts[DEVICE, m].targets == [(DEVICE, m)]

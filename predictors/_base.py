@@ -15,6 +15,11 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray, Prediction
 
+_UNLIKE = (
+    "unlike the networks that the predictor was trained on: {:.2g} times as far as 99 % of them; "
+    "its interval is widened by that, and may still be too narrow"
+)
+
 
 class Predictor(ABC):
     """Learns costs of graphs on devices.
@@ -51,6 +56,10 @@ class Predictor(ABC):
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""
         return np.ones(len(graphs))
+
+    def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """How unlike its training a graph is ``(n,)``; above 1 it is flagged. Without an opinion: zeros."""
+        return np.zeros(len(graphs))
 
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         """Latency of each operator ``(v,)`` in seconds; sums to the graph's predicted latency.
@@ -95,6 +104,7 @@ class Predictor(ABC):
             f"no {100 * level:.6g} % interval for {m}: the calibration cannot support that level"
             for m in missing
         ]
+        novel = np.max([self.novelty(graphs, device, m) for m in metrics], axis=0)
         return Prediction(
             value,
             lower,
@@ -104,7 +114,10 @@ class Predictor(ABC):
             level,
             self.name,
             tuple(g.unknown_ops for g in graphs),
-            tuple((*g.assumptions, *doubts) for g in graphs),
+            tuple(
+                (*g.assumptions, *doubts, *([_UNLIKE.format(n)] if n > 1 else []))
+                for g, n in zip(graphs, novel, strict=True)
+            ),
         )
 
     def interval(

@@ -143,6 +143,9 @@ class AdaptedPredictor(Predictor):
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return _corrected(self._parts(graphs, metric), self.fitted[metric].theta)
 
+    def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return self.source.novelty(graphs, self.source_device, metric)
+
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         costs = self.source.layer_costs(graph, self.source_device)
         theta = self.fitted[Metric.LATENCY].theta

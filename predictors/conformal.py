@@ -73,6 +73,9 @@ class Conformal(Predictor):
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.predictor.doubt(graphs, device, metric)
 
+    def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return self.predictor.novelty(graphs, device, metric)
+
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         return self.predictor.layer_costs(graph, device)
 

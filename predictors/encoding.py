@@ -15,6 +15,7 @@ import numpy as np
 
 from hardsight.graph import OperatorGraph
 from hardsight.prediction import FloatArray
+from hardsight.predictors.adders import COLUMNS as ADDER_COLUMNS
 from hardsight.predictors.features import (
     BANDWIDTH_BYTES_PER_S,
     CATEGORIES,
@@ -27,7 +28,7 @@ from hardsight.predictors.features import (
 from hardsight.predictors.features import SCHEMA as TOTALS_SCHEMA
 from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels, kernels
 
-_VERSION = 1
+_VERSION = 2
 SCHEMA = hashlib.sha256(repr((TOTALS_SCHEMA, RAW, PATTERNS, _VERSION)).encode()).hexdigest()[:16]
 """Changes whenever the meaning of a feature does; a saved predictor of another schema is refused."""
 
@@ -99,7 +100,9 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         c["in_bits"] <= 8, c["weight_bits"] > 0, c["directions"] > 1, c["mode"] == 1, c["mode"] == 2,
         c["inner"] == 1, c["from_input"] > 0, c["to_output"] > 0, c["leads"] > 0, c["batch"] == 1, positions == 1,
     ]  # fmt: skip
+    adder = raw[:, -len(ADDER_COLUMNS) :]
     own = [
+        adder * 0.1,
         np.stack([np.log1p(np.maximum(x, 0)) for x in logs], axis=1) * 0.1,
         np.stack(filled, axis=1),
         np.stack(flags, axis=1),
@@ -154,8 +157,9 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         axis=1,
         dtype=np.float32,
     )
-    adder_bits = np.maximum(c["weight_bits"] / 3, 0.5) * (np.minimum(c["in_bits"], 16) + 4)
-    logic = c["macs"] * adder_bits + c["elements"] * np.minimum(c["in_bits"], 16)
+    in_bits = np.where(c["adder_in_bits"] > 0, c["adder_in_bits"], c["in_bits"])
+    adder_bits = np.maximum(c["weight_bits"] / 3, 0.5) * (np.minimum(in_bits, 16) + 4)
+    logic = c["macs"] * adder_bits + c["elements"] * np.minimum(in_bits, 16)
     once = [
         c["macs"],
         moved_bytes,

@@ -14,14 +14,15 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
+from hardsight.predictors.blocks import in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
+from hardsight.predictors.support import novelty
 
 Weights = Mapping[str, Array]
 Target = tuple[str, Metric]
 MAX_LOG_RATIO = 5.0
 MAX_SIGMA = 4.0
-BLOCK = 128
 
 ADDITIVE: Final = (
     Metric.LATENCY, Metric.CYCLES, Metric.ENERGY, Metric.TRAFFIC, Metric.FLASH, Metric.LOGIC_CELLS, Metric.LUT,
@@ -53,7 +54,7 @@ class GraphNetConfig:
     layers: int = 3
     members: int = 3
     epochs: int = 40
-    least_steps: int = 2000
+    least_steps: int = 1000
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
@@ -80,23 +81,21 @@ def normalised(rows: Array, mean: Array, scale: Array) -> Array:
     return cut
 
 
-def log_ratios(w: Weights, rows: Array, layers: int) -> FloatArray:
-    """Logarithm of cost over prior for each kernel and head ``(v, heads)``: the network's forward pass.
+def forward(w: Weights, rows: Array, layers: int) -> tuple[FloatArray, Array]:
+    """Logarithm of cost over prior for each kernel and head ``(v, heads)``, and the last hidden layer ``(v, hidden)``.
 
     h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(Wₗ hₗ + bₗ). Neighbours are in x (see `hardsight.predictors.encoding`).
-    Rows are computed in blocks of one size: in a product of another size a row's last bit may differ, and an answer
-    must not depend on what else was asked.
     """
-    ratios = np.empty((len(rows), len(w["leave.bias"])))
-    block = np.zeros((BLOCK, rows.shape[1]), np.float32)
-    for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
-        block[: len(part)] = part
-        h = np.maximum(normalised(block, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
+
+    def both(x: Array) -> Array:
+        h = np.maximum(normalised(x, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
         for i in range(layers):
             h = h + np.maximum(h @ w[f"middle.{i}.weight"].T + w[f"middle.{i}.bias"], 0)
-        ratios[start : start + BLOCK] = (h @ w["leave.weight"].T + w["leave.bias"])[: len(part)]
-    return np.clip(ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO, out=ratios)
+        return np.concatenate([h @ w["leave.weight"].T + w["leave.bias"], h], axis=1)
+
+    heads = len(w["leave.bias"])
+    found = in_blocks(both, rows)
+    return np.clip(found[:, :heads], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64), found[:, heads:]
 
 
 class GraphNetPredictor(Predictor):
@@ -151,7 +150,7 @@ class GraphNetPredictor(Predictor):
         costs, constants = [], []
         for w in self.members:
             prior = encoded.priors @ w["prior"][:, column].astype(np.float64)
-            ratio = log_ratios(w, encoded.rows, self.config.layers)[:, column]
+            ratio = forward(w, encoded.rows, self.config.layers)[0][:, column]
             costs.append(factor * prior * np.exp(ratio))
             constants.append(factor * float(np.exp(w["constant"][column])))
         return np.stack(costs), np.array(constants)
@@ -165,12 +164,18 @@ class GraphNetPredictor(Predictor):
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         value: FloatArray = np.exp(self._log_totals(graphs, (device, metric)).mean(axis=0))
-        return value
+        return np.rint(value) if metric.integer else value
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        """Disagreement of the members in log space, with a floor."""
-        spread: FloatArray = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
-        return spread
+        """Disagreement of the members in log space, with a floor; larger for a novel graph."""
+        spread = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
+        return np.asarray(spread * np.maximum(self.novelty(graphs, device, metric), 1), dtype=np.float64)
+
+    def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """Distance of a graph's kernels from those of training; see `hardsight.predictors.support`."""
+        encoded = encode_graphs(graphs)
+        w = self.members[0]
+        return novelty(w, encoded, forward(w, encoded.rows, self.config.layers)[1])
 
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""

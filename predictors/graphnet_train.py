@@ -21,9 +21,11 @@ from hardsight.predictors.graphnet import (
     GraphNetConfig,
     Target,
     Weights,
+    forward,
     normalised,
 )
 from hardsight.predictors.kernels import Array
+from hardsight.predictors.support import learned_support
 
 _START_CONSTANT = 0.3  # of the smallest label
 _RIDGE = 0.03
@@ -32,7 +34,7 @@ _LEAST_SCALE = 0.02  # of a feature: one that hardly varies must not become a hu
 
 
 class CostNet(nn.Module):
-    """The network of `graphnet.log_ratios`, trainable.
+    """The network of `graphnet.forward`, trainable.
 
     Shapes: rows ``(v, f)`` to log ratios ``(v, heads)``; ``smallest`` label of each head ``(heads,)``.
     """
@@ -88,17 +90,17 @@ class Corpus:
         _, first, inverse = np.unique(opaque, return_index=True, return_inverse=True)
         self.rows: Array = table[first]
         ends = np.searchsorted(encoded.owner, np.arange(encoded.n + 1))
-        self._sums: list[tuple[IntArray, FloatArray]] = []
+        self.sums: list[tuple[IntArray, FloatArray]] = []
         for start, end in pairwise(ends):
             rows, at = np.unique(inverse.ravel()[start:end], return_inverse=True)
             priors = np.zeros((len(rows), encoded.priors.shape[1]))
             np.add.at(priors, at.ravel(), encoded.priors[start:end])
-            self._sums.append((rows, priors))
-        self.totals = np.stack([priors.sum(axis=0) for _, priors in self._sums])
+            self.sums.append((rows, priors))
+        self.totals = np.stack([priors.sum(axis=0) for _, priors in self.sums])
 
     def batch(self, chosen: IntArray) -> Minibatch:
         """The graphs of these numbers."""
-        sums = [self._sums[g] for g in chosen]
+        sums = [self.sums[g] for g in chosen]
         rows, at = np.unique(np.concatenate([r for r, _ in sums]), return_inverse=True)
         owner = np.repeat(np.arange(len(chosen)), [len(r) for r, _ in sums])
         return Minibatch(rows, at.ravel(), np.concatenate([p for _, p in sums]), owner, len(chosen))
@@ -114,8 +116,8 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
         seed: of initial weights, order and dropout.
 
     Returns:
-        Arrays by name, with the input normalisation as ``mean`` and ``scale`` and the mixture of generic costs as
-        ``prior`` ``(len(PRIORS), heads)``.
+        Arrays by name, with the input normalisation as ``mean`` and ``scale``, the mixture of generic costs as
+        ``prior`` ``(len(PRIORS), heads)``, and what `hardsight.predictors.support` learned.
     """
     digests, target = _labels(table, heads)
     corpus = Corpus([table.graphs[d] for d in digests])
@@ -154,7 +156,8 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
                 optimizer.step()
                 schedule.step()
     weights = {name: value.detach().numpy().astype(np.float32) for name, value in net.state_dict().items()}
-    return {**weights, "mean": mean, "scale": scale.astype(np.float32), "prior": prior.astype(np.float32)}
+    weights |= {"mean": mean, "scale": scale.astype(np.float32), "prior": prior.astype(np.float32)}
+    return {**weights, **learned_support(forward(weights, corpus.rows, config.layers)[1], corpus.sums)}
 
 
 def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:

@@ -52,6 +52,9 @@ class Joined(Predictor):
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.parts[device, metric].doubt(graphs, device, metric)
 
+    def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        return self.parts[device, metric].novelty(graphs, device, metric)
+
     def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
         if (device, Metric.LATENCY) not in self.parts:
             raise NotSupportedError(

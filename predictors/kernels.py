@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hardsight.graph import Attribute, Operator, OperatorGraph
 from hardsight.prediction import FloatArray
+from hardsight.predictors import adders
 from hardsight.predictors.features import CATEGORIES, TYPES, IntArray, category_of
 from hardsight.predictors.merging import consumers_of, merge
 
@@ -26,6 +27,7 @@ RAW = (
     "stride", "dilation", "rank", "width", "height", "inner", "axis", "into", "consumers", "repeats",
     "in_bits", "weight_bits", "out_bits", "operand", "out_rank", "in_elements", "batch", "activation",
     "pattern", "leads", "mode", "directions", "largest_in", "smallest_in", "from_input", "to_output",
+    *(f"adder_{name}" for name in adders.COLUMNS),
 )  # fmt: skip
 """Numbers gathered per kernel, in this order, then category and type."""
 _AT = {name: i for i, name in enumerate(RAW)}
@@ -65,6 +67,7 @@ def kernels(graph: OperatorGraph) -> Kernels:
     category = [_CATEGORY[kind] for kind in kinds]
     merged, swallowed = merge(operators, consumers, kinds)
     pattern, leads = _patterns(operators, consumers)
+    added = adders.adder_numbers(graph, consumers)
     outputs = {producer for producer, _ in graph.output_edges}
     made_by: list[int] = []  # the kernel behind each operator's output; -1 for the graph's inputs
     kept: list[int] = []
@@ -78,7 +81,7 @@ def kernels(graph: OperatorGraph) -> Kernels:
         k = len(kept)
         kept.append(i)
         made_by.append(k)
-        row = _raw(op, category[i])
+        row = [*_raw(op, category[i]), *added[i]]
         row[_CONSUMERS] = len(consumers[i])
         row[_ACTIVATION] = swallowed.get(i, 0)
         row[_PATTERN], row[_LEADS] = pattern.get(i, 0), i in leads

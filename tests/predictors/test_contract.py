@@ -170,7 +170,7 @@ def test_a_folder_cannot_name_code_to_load(tmp_path: Path) -> None:
 def test_graphnet_in_numpy_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
     from hardsight.predictors.encoding import encode_graphs
-    from hardsight.predictors.graphnet import log_ratios, normalised
+    from hardsight.predictors.graphnet import forward, normalised
     from hardsight.predictors.graphnet_train import CostNet
 
     predictor = fitted("graphnet").predictor
@@ -181,5 +181,5 @@ def test_graphnet_in_numpy_equals_pytorch() -> None:
     net.load_state_dict({k: torch.from_numpy(np.array(weights[k])) for k in net.state_dict()})
     with torch.no_grad():
         expected = net(torch.from_numpy(normalised(rows, weights["mean"], weights["scale"]))).numpy()
-    found = log_ratios(weights, rows, predictor.config.layers)
+    found, _ = forward(weights, rows, predictor.config.layers)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -59,6 +59,7 @@ class Layer(NamedTuple):
         bound: by what the roofline limits it; None where it does nothing by itself: merged, or a view.
         merged: a runtime usually merges it into a neighbour, so it costs nothing by itself.
         merged_into: name of that neighbour, where it can be told.
+        energy_j: its part of the predicted energy; None where the device has no prediction of that.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Layer(NamedTuple):
     bound: Bound | None
     merged: bool
     merged_into: str | None
+    energy_j: float | None
 
 
 class TypeCost(NamedTuple):
@@ -86,6 +88,7 @@ class TypeCost(NamedTuple):
     share: float
     macs: int
     bytes: int
+    energy_j: float | None
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,10 @@ def explain(model: Model, device: str, *, shapes: Shapes | None = None, level: f
     run, assumptions = _as_run(graph, target)
     roofline = _roofline(run, target)
     peak = memory_peak(run)
-    layers = _layers(run, costs, _merged_into(graph), roofline, peak, target.mode)
+    energy: Sequence[float] | None = None
+    if predictor.supports(device, Metric.ENERGY):
+        energy = predictor.layer_costs(graph, device, Metric.ENERGY).tolist()
+    layers = _layers(run, costs, energy, _merged_into(graph), roofline, peak, target.mode)
     gain = int8_gain(model, graph, target, level)
     return Explanation(answer, layers, _types(layers), roofline, peak, graph.weight_bytes, gain, assumptions)
 
@@ -270,6 +276,7 @@ def _merged_into(graph: OperatorGraph) -> dict[int, int]:
 def _layers(
     graph: OperatorGraph,
     costs: tuple[LayerCost, ...],
+    energy: Sequence[float] | None,
     merged_into: Mapping[int, int],
     roofline: Roofline,
     peak: MemoryPeak,
@@ -304,6 +311,7 @@ def _layers(
                 bound,
                 i in merged_into,
                 graph.operators[kernel].name if kernel >= 0 else None,
+                None if energy is None else energy[i],
             )
         )
     return tuple(layers)
@@ -322,6 +330,7 @@ def _types(layers: tuple[Layer, ...]) -> tuple[TypeCost, ...]:
             sum(layer.share for layer in group),
             sum(layer.macs for layer in group),
             sum(layer.bytes for layer in group),
+            None if group[0].energy_j is None else sum(layer.energy_j or 0.0 for layer in group),
         )
         for op_type, group in groups.items()
     ]

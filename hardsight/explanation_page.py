@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from hardsight import __version__
 from hardsight.explanation_figure import figure_png, panels
 from hardsight.explanation_text import (
-    LAYER_HEADINGS,
-    TYPE_HEADINGS,
     caveats,
     layer_cells,
+    layer_headings,
     peak_rows,
     sentences,
     total_rows,
+    type_headings,
     type_rows,
 )
 
@@ -49,11 +49,14 @@ def page(explanation: Explanation, top: int = 10) -> str:
         totals=_table("Predicted totals", ("Quantity", "Predicted", level), total_rows(explanation)),
         figures="\n".join(_figure(explanation, i, text) for i, (text, _) in enumerate(panels(explanation))),
         types=_table(
-            "Merged operators cost nothing by themselves.", TYPE_HEADINGS, type_rows(explanation), types
+            "Merged operators cost nothing by themselves.",
+            type_headings(explanation),
+            type_rows(explanation),
+            types,
         ),
         costliest=_table(
             f"The {len(costliest)} costliest of {len(explanation.layers)} operators.",
-            LAYER_HEADINGS,
+            layer_headings(explanation),
             map(layer_cells, costliest),
             [layer.share for layer in costliest],
         ),
@@ -66,7 +69,7 @@ def page(explanation: Explanation, top: int = 10) -> str:
         count=len(explanation.layers),
         layers=_table(
             "Merged operators and views move nothing by themselves.",
-            LAYER_HEADINGS,
+            layer_headings(explanation),
             map(layer_cells, explanation.layers),
             [layer.share for layer in explanation.layers],
         ),

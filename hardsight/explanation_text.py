@@ -22,6 +22,7 @@ LAYER_HEADINGS = (
     "MACs/byte",
     "Bound by",
 )
+_ENERGY = ("Energy",)
 TYPE_HEADINGS = ("Type", "Operators", "Merged", "Latency", "Share", "MACs", "Moved")
 
 
@@ -32,8 +33,18 @@ def sentences(explanation: Explanation) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
+def layer_headings(explanation: Explanation) -> tuple[str, ...]:
+    """Of a table of layers; with a column of energy where that is predicted."""
+    return LAYER_HEADINGS + _ENERGY * _has_energy(explanation)
+
+
+def type_headings(explanation: Explanation) -> tuple[str, ...]:
+    """Of a table of types of operators."""
+    return TYPE_HEADINGS + _ENERGY * _has_energy(explanation)
+
+
 def layer_cells(layer: Layer) -> tuple[str, ...]:
-    """A row below `LAYER_HEADINGS`."""
+    """A row below `layer_headings`."""
     intensity = layer.intensity_macs_per_byte
     return (
         layer.name,
@@ -45,11 +56,12 @@ def layer_cells(layer: Layer) -> tuple[str, ...]:
         format_quantity(layer.bytes, "B"),
         "-" if intensity is None else f"{intensity:.3g}",
         f"merged into {layer.merged_into or 'a neighbour'}" if layer.merged else layer.bound or "nothing",
+        *_energy_cell(layer.energy_j),
     )
 
 
 def type_rows(explanation: Explanation) -> list[tuple[str, ...]]:
-    """Rows below `TYPE_HEADINGS`."""
+    """Rows below `type_headings`."""
     return [
         (
             cost.op_type,
@@ -59,6 +71,7 @@ def type_rows(explanation: Explanation) -> list[tuple[str, ...]]:
             percent(cost.share),
             f"{cost.macs:,}",
             format_quantity(cost.bytes, "B"),
+            *_energy_cell(cost.energy_j),
         )
         for cost in explanation.types
     ]
@@ -193,7 +206,18 @@ def _energy(explanation: Explanation) -> str:
     if Metric.ENERGY not in explanation.answer:
         return ""
     energy = explanation.answer[Metric.ENERGY]
-    return (
-        f"Predicted energy: {format_quantity(energy.value, 'J')} (interval {interval_text(energy, 'J')}), for the "
-        "whole network: no predictor here shares energy out over layers."
-    )
+    said = f"Predicted energy: {format_quantity(energy.value, 'J')} (interval {interval_text(energy, 'J')})."
+    most = sorted(explanation.layers, key=lambda layer: -(layer.energy_j or 0.0))[:3]
+    total = sum(layer.energy_j or 0.0 for layer in explanation.layers)
+    if len(most) < 3 or not total:
+        return said
+    listed = [f"{x.name} ({x.op_type}, {percent((x.energy_j or 0.0) / total)})" for x in most]
+    return f"{said} Most of it goes into {listed[0]}, {listed[1]} and {listed[2]}: again the predictor's own view."
+
+
+def _has_energy(explanation: Explanation) -> bool:
+    return any(layer.energy_j is not None for layer in explanation.layers)
+
+
+def _energy_cell(energy_j: float | None) -> tuple[str, ...]:
+    return () if energy_j is None else (format_quantity(energy_j, "J"),)

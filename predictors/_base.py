@@ -61,15 +61,15 @@ class Predictor(ABC):
         """How unlike its training a graph is ``(n,)``; above 1 it is flagged. Without an opinion: zeros."""
         return np.zeros(len(graphs))
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
-        """Latency of each operator ``(v,)`` in seconds; sums to the graph's predicted latency.
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
+        """Each operator's part of a metric that adds up ``(v,)``; they sum to the graph's prediction.
 
         A predictor that does not decompose shares its total out in proportion to the roofline.
         """
         from hardsight.predictors.features import roofline_costs
 
         shares = roofline_costs(graph)
-        total = float(self.point([graph], device, Metric.LATENCY)[0])
+        total = float(self.point([graph], device, metric)[0])
         return shares * (total / shares.sum()) if len(shares) else shares
 
     def supports(self, device: str, metric: Metric) -> bool:

@@ -146,9 +146,9 @@ class AdaptedPredictor(Predictor):
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.source.novelty(graphs, self.source_device, metric)
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
-        costs = self.source.layer_costs(graph, self.source_device)
-        theta = self.fitted[Metric.LATENCY].theta
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
+        costs = self.source.layer_costs(graph, self.source_device, metric)
+        theta = self.fitted[metric].theta
         return np.asarray(costs * np.exp(theta[0] + theta[1:][work_groups(graph)]), dtype=np.float64)
 
     def interval(

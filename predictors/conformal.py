@@ -76,8 +76,8 @@ class Conformal(Predictor):
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.predictor.novelty(graphs, device, metric)
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
-        return self.predictor.layer_costs(graph, device)
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
+        return self.predictor.layer_costs(graph, device, metric)
 
     def log_half_width(
         self, graphs: Sequence[OperatorGraph], device: str, metric: Metric, level: float

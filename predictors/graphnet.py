@@ -177,13 +177,13 @@ class GraphNetPredictor(Predictor):
         w = self.members[0]
         return novelty(w, encoded, forward(w, encoded.rows, self.config.layers)[1])
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
-        costs, constants = self._costs(encode_graphs([graph]), (device, Metric.LATENCY))
+        costs, constants = self._costs(encode_graphs([graph]), (device, metric))
         layers = np.zeros(len(graph.operators))
         if costs.shape[1]:
             shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]
-            total = float(self.point([graph], device, Metric.LATENCY)[0])
+            total = float(self.point([graph], device, metric)[0])
             layers[kernels(graph).kept] = shares * (total / float(shares.sum()))
         return layers
 

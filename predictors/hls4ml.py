@@ -90,7 +90,7 @@ class Hls4mlPredictor(Predictor):
         found = (layers_of(graph, strategy) for graph in graphs)
         return [own[0].stratum if len(own) == 1 else f"{len(own)} layers" for own in found]
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Not available: these devices are predicted in cycles.
 
         Raises:

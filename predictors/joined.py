@@ -55,12 +55,12 @@ class Joined(Predictor):
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.parts[device, metric].novelty(graphs, device, metric)
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
-        if (device, Metric.LATENCY) not in self.parts:
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
+        if (device, metric) not in self.parts:
             raise NotSupportedError(
-                f"predictor '{self.name}' has no latency of '{device}', so none per layer"
+                f"predictor '{self.name}' has no {metric} of '{device}', so none per layer"
             )
-        return self.parts[device, Metric.LATENCY].layer_costs(graph, device)
+        return self.parts[device, metric].layer_costs(graph, device, metric)
 
     def interval(
         self,

@@ -80,12 +80,12 @@ class RidgePredictor(_Weighted):
         weights = self.weights[device, metric]
         return np.maximum(totals_matrix(graphs) @ weights, 1e-7)
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Each operator's own terms; what belongs to the graph as a whole is shared out evenly."""
-        weights = self.weights[device, Metric.LATENCY]
+        weights = self.weights[device, metric]
         own: FloatArray = operator_totals(graph) @ weights
         kept = graph_arrays(graph).kept
-        total = float(self.point([graph], device, Metric.LATENCY)[0])
+        total = float(self.point([graph], device, metric)[0])
         own[kept] += (total - own.sum()) / max(len(kept), 1)
         return own
 
@@ -112,7 +112,7 @@ class RooflinePredictor(_Weighted):
                 data = [self._data(g, metric) for g in graphs]
 
                 def residual(
-                    p: FloatArray, data: Any = data, y: FloatArray = y, metric: Metric = metric
+                    p: FloatArray, data: Any = data, y: FloatArray = y, metric: Metric = Metric.LATENCY
                 ) -> FloatArray:
                     values = np.array([self._value(d, np.exp(p), metric) for d in data])
                     return np.log(values / y)
@@ -152,6 +152,8 @@ class RooflinePredictor(_Weighted):
         p = self.weights[device, metric]
         return np.array([self._value(self._data(g, metric), p, metric) for g in graphs])
 
-    def layer_costs(self, graph: OperatorGraph, device: str) -> FloatArray:
+    def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
+        if metric is not Metric.LATENCY:
+            return super().layer_costs(graph, device, metric)
         costs = self._costs(self._data(graph, Metric.LATENCY), self.weights[device, Metric.LATENCY])
         return costs * (1 + 1e-7 / max(float(costs.sum()), 1e-12)) if len(costs) else costs

@@ -59,12 +59,12 @@ def explain(
 
 def _print(found: Explanation, top: int) -> None:
     from hardsight.explanation_text import (
-        LAYER_HEADINGS,
-        TYPE_HEADINGS,
         caveats,
         layer_cells,
+        layer_headings,
         sentences,
         total_rows,
+        type_headings,
         type_rows,
     )
 
@@ -72,9 +72,9 @@ def _print(found: Explanation, top: int) -> None:
     level = next(f"{100 * e.level:.6g} % interval" for e in answer.estimates.values())
     title = f"{answer.model} on {answer.device} ({answer.predictor})"
     _show.table(("metric", "predicted", level), total_rows(found), title)
-    _show.table(_lower(TYPE_HEADINGS), type_rows(found))
+    _show.table(_lower(type_headings(found)), type_rows(found))
     costliest = found.costliest
-    _show.table(_lower(LAYER_HEADINGS), map(layer_cells, costliest[:top]))
+    _show.table(_lower(layer_headings(found)), map(layer_cells, costliest[:top]))
     if len(costliest) > top:
         rest = sum(layer.share for layer in costliest[top:])
         _show.note(

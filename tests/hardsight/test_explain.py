@@ -306,7 +306,7 @@ def test_sentences(net: Path, seconds: Any) -> None:
         "Weights in the file: 516 KiB",  # 4 * (256 * 512 + 512 * 2) bytes
         "The predicted peak memory, 32.0 MiB",
         "Predicted energy: 500 mJ",
-        "no predictor here shares energy out over layers",
+        "Most of it goes into",
     ):
         assert part in text
 
@@ -439,3 +439,10 @@ def test_the_explanation_is_frozen(net: Path, seconds: Any) -> None:
     found: Explanation = explain(net, HERE)
     with pytest.raises(AttributeError):
         found.layers = ()  # type: ignore[misc]
+
+
+def test_energy_is_shared_out_over_layers_and_types(net: Path, seconds: Any) -> None:
+    found = explain(net, HERE)
+    total = found.answer["energy_j"].value
+    assert sum(layer.energy_j or 0 for layer in found.layers) == pytest.approx(total, rel=1e-6)
+    assert sum(cost.energy_j or 0 for cost in found.types) == pytest.approx(total, rel=1e-6)

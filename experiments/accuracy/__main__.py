@@ -1,0 +1,123 @@
+"""Compare all predictors on what they never saw: ``python -m hardsight.experiments.accuracy``.
+
+Arguments choose kinds of devices (``cpu npu asic fpga``) and protocols (``families networks``); all by default, which
+takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the tables are
+made again. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
+protocol.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hardsight.cli import _boundary
+from hardsight.errors import InputError
+from hardsight.experiments.accuracy.protocols import PROTOCOLS
+from hardsight.experiments.accuracy.tables import device_table, family_table, pooled_table
+from hardsight.experiments.readme_tables import fill
+from hardsight.progress import progress_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hardsight.measurement import MeasurementTable
+
+FOLDER = Path("runs/accuracy")
+README = Path("experiments/accuracy/README.md")
+KINDS = ("cpu", "npu", "asic", "fpga")
+
+
+def main(
+    chosen: Sequence[str] = (), folder: Path = FOLDER, readme: Path = README, data: Path | None = None
+) -> None:
+    """Predict or read predictions, then write tables and MLflow runs.
+
+    Args:
+        chosen: kinds of devices and names of protocols; of either, none means all.
+        folder: of the predictions.
+        readme: file whose tables to fill, where it exists.
+        data: folder of a data set; the shipped one by default.
+
+    Raises:
+        InputError: a word that is neither.
+    """
+    from hardsight import jobs
+    from hardsight.predictors.training import by_kind
+
+    unknown = set(chosen) - {*KINDS, *PROTOCOLS}
+    if unknown:
+        raise InputError(
+            f"'{min(unknown)}' is neither a kind of device ({', '.join(KINDS)}) nor a protocol "
+            f"({', '.join(PROTOCOLS)})"
+        )
+    kinds = by_kind(jobs.load_dataset(data))
+    for protocol in [p for p in PROTOCOLS if p in chosen] or list(PROTOCOLS):
+        for kind in [k for k in KINDS if k in chosen] or list(kinds):
+            if kind not in kinds:
+                continue
+            frames = predictions(kinds[kind], protocol, folder / protocol / kind)
+            _track(kinds[kind], kind, protocol, frames, folder)
+            if readme.exists():
+                _write(readme, f"{protocol}-{kind}", frames)
+
+
+def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[str, pd.DataFrame]:
+    """Out-of-fold predictions by predictor, from the folder or made and kept there."""
+    import pandas as pd
+
+    from hardsight.predictors import PREDICTORS
+    from hardsight.predictors.training import compare
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name in PREDICTORS:
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            with progress_bars() as progress:
+                _, frames = compare(PROTOCOLS[protocol](table), (name,), progress=progress)
+            part = path.with_suffix(".part")
+            frames[name].to_parquet(part)
+            part.replace(path)
+        found[name] = pd.read_parquet(path)
+    return found
+
+
+def _track(
+    table: MeasurementTable, kind: str, protocol: str, frames: dict[str, pd.DataFrame], folder: Path
+) -> None:
+    from hardsight import jobs, tracking
+
+    params = {"predictors": ", ".join(frames), "graphs": str(len(table.digests)), "protocol": protocol}
+    tags = {"data_digest": jobs.table_digest(table)}
+    with tracking.track("accuracy", f"{protocol}-{kind}", params, tags, folder=folder) as run:
+        for row in jobs.score_records(_scores(frames)):
+            prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
+            run.metrics({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
+        for name in frames:
+            run.artifact(folder / protocol / kind / f"{name}.parquet")
+
+
+def _scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    from hardsight.predictors.evaluation import summary
+
+    return pd.concat([summary(frame).assign(predictor=name) for name, frame in frames.items()])
+
+
+def _write(readme: Path, section: str, frames: dict[str, pd.DataFrame]) -> None:
+    scores = _scores(frames)
+    text = fill(readme.read_text(), section, pooled_table(scores))
+    text = fill(text, f"{section}-devices", device_table(scores))
+    if section.startswith("families"):
+        text = fill(text, f"{section}-by-family", family_table(frames["graphnet"]))
+    readme.write_text(text)
+    _boundary.say(f"Tables of {section} written to {readme}")
+
+
+if __name__ == "__main__":
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    sys.exit(_boundary.guard(lambda: main(words), debug="--debug" in sys.argv))

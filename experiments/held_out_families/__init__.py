@@ -1,1 +1,0 @@
-"""Every predictor on families of networks it never saw."""

@@ -65,44 +65,63 @@ def stock_table(folder: Path) -> str:
 
 
 def predictors_table() -> str:
-    """Every predictor on families held out whole, as training recorded it."""
+    """What was kept for each kind of device and metric on families held out whole, as training recorded it."""
+    import pandas as pd
+
+    from hardsight.device import shipped_devices
     from hardsight.predictors import shipped_folder
     from hardsight.predictors.persist import read_meta
 
     info = read_meta(shipped_folder())["info"]
-    rows = [
-        (
-            f"**{row['predictor']}**"
-            if info["chosen"][row["metric"]] == row["predictor"]
-            else row["predictor"],
-            row["device"],
-            _show.label(row["metric"]),
-            str(int(row["n"])),
-            *(_show.percent(row[key]) for key in ("mape", "within_10")),
-            f"{row['spearman']:.3f}",
-            *(_show.percent(row[key]) for key in ("coverage", "width")),
+    scores = pd.DataFrame(info["held_out_families"])
+    scores["kind"] = scores["device"].map(lambda name: shipped_devices()[name].kind)
+    rows = []
+    for target, name in sorted(info["chosen"].items()):
+        kind, metric = target.split("/")
+        of = scores[(scores["kind"] == kind) & (scores["metric"] == metric)]
+        means = of.groupby("predictor")["mape"].mean().sort_values()
+        own = of[of["predictor"] == name]
+        mean = own[["within_10", "spearman", "coverage", "width"]].mean()
+        next_best = next((f"{other} {_show.percent(x)}" for other, x in means.items() if other != name), "–")
+        low, high = (_show.percent(x) for x in (own["mape"].min(), own["mape"].max()))
+        rows.append(
+            (
+                kind,
+                _show.label(metric),
+                name,
+                str(len(own)),
+                f"{int(own['n'].sum()):,}",
+                _show.percent(means[name]) + (f" ({low} to {high})" if len(own) > 1 else ""),
+                next_best,
+                _show.percent(mean["within_10"]),
+                "–" if pd.isna(mean["spearman"]) else f"{mean['spearman']:.3f}",
+                _show.percent(mean["coverage"]),
+                _show.percent(mean["width"]),
+            )
         )
-        for row in info["held_out_families"]
-    ]
-    columns = ("predictor", "device", "metric", "n", "error", "within 10 %", "rank", "coverage", "width")
+    columns = (
+        "devices", "metric", "kept", "n", "labels", "error", "next best", "within 10 %", "rank", "coverage", "width",
+    )  # fmt: skip
     return markdown(columns, rows)
 
 
 def dataset_table() -> str:
-    """What the shipped data set holds."""
-    from hardsight.jobs import describe_dataset, load_dataset
+    """What the shipped data set holds, a row per device."""
+    from hardsight.jobs import load_dataset
 
-    rows = [
-        (
-            row.device,
-            _show.label(row.metric),
-            str(row.labels),
-            *(_show.amount(x, row.metric) for x in (row.smallest, row.median, row.largest)),
-            _show.percent(row.spread),
+    rows = []
+    for device, of in load_dataset().rows.groupby("device"):
+        timings = of[(of["metric"] == "latency_s") & (of["provenance"] == "measured")]
+        rows.append(
+            (
+                str(device),
+                ", ".join(sorted(set(of["provenance"]))),
+                f"{of['digest'].nunique():,}",
+                ", ".join(_show.label(metric) for metric in sorted(set(of["metric"]))),
+                _show.percent(timings["spread"].median()) if len(timings) else "–",
+            )
         )
-        for row in describe_dataset(load_dataset())
-    ]
-    return markdown(("device", "metric", "labels", "smallest", "median", "largest", "median spread"), rows)
+    return markdown(("device", "how", "graphs", "labels", "median spread"), rows)
 
 
 def search_table(folder: Path) -> str:

@@ -23,6 +23,11 @@ _LABELS = {
     "size_bytes": "size",
     "interval_cycles": "interval cycles",
     "bram_18k": "BRAM 18k",
+    "ff": "flip-flops",
+    "flash_bytes": "flash",
+    "logic_cells": "logic cells",
+    "sram_bytes": "SRAM",
+    "traffic_bytes": "memory traffic",
 }
 _PIPE_WIDTH = 160
 

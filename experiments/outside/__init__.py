@@ -1,0 +1,1 @@
+"""Every stock torchvision classification network: predicted after adapting, and measured."""

@@ -13,6 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -334,6 +335,29 @@ class Builder:
         for reason in self.journal.failures().values():
             counts[reason] = counts.get(reason, 0) + 1
         return counts
+
+
+@contextmanager
+def only_builder(folder: Path) -> Iterator[None]:
+    """Hold a data set's folder against a second build, which would time networks while this one does.
+
+    The system lets go of it when the process ends, however it ends. Windows has no such lock: there, it is up to the
+    user.
+
+    Raises:
+        InputError: another process builds there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / "work" / "lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process is building in '{folder}'; wait for it or stop it") from error
+        yield
 
 
 def _fits(graph: StoredGraph, profiler: Profiler, device: Device) -> bool:

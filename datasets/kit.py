@@ -250,6 +250,12 @@ def read_header(text: str) -> Header | None:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise DataError(f"the header is damaged ({where}: {fault['msg']}); measure again") from error
+    threads = header.device.rpartition("-t")[2]
+    if threads.isdigit() and int(threads) != header.threads:
+        raise DataError(
+            f"the header says that {header.device} was measured with {header.threads} threads; do not edit the file, "
+            "or measure again"
+        )
     for name, unit in header.units.items():
         expected_unit = Metric(name).unit if name in list(Metric) else "no such metric"
         if unit != expected_unit:

@@ -48,8 +48,8 @@ class DeviceCoverage(NamedTuple):
     Args:
         device: name.
         labelled: graphs with a label of any metric.
-        failed: graphs without one, with a reason.
-        untried: graphs without one, and without a reason.
+        failed: graphs that lack a label, with a reason; they may have one of another metric.
+        untried: graphs without a label, and without a reason.
         reasons: reason and how often, the most frequent first; reasons that differ in names and numbers alone
             are counted together, under the first of them.
     """
@@ -101,10 +101,14 @@ def summarise_devices(table: MeasurementTable, failures: pd.DataFrame) -> list[D
     for device in sorted({*labelled, *failed}):
         have = labelled.get(device, set())
         missing = failed[device] if device in failed else failures[:0]
-        without = len(set(missing["digest"]) - have)
+        lacking = set(missing["digest"])
         found.append(
             DeviceCoverage(
-                device, len(have), without, graphs - len(have) - without, _reasons(missing["reason"])
+                device,
+                len(have),
+                len(lacking),
+                graphs - len(have | lacking),
+                _reasons(missing["reason"]),
             )
         )
     return found

@@ -271,6 +271,8 @@ def adapt(
     if measured.device is not None and name is None:
         check_device_name(measured.device.name)
     target = measured.device or get_device(device)
+    if name is not None:
+        check_same_mode(name, target.name)
     notes = [f"left out: {reason}" for reason in measured.failures.values()]
     return adapt_to(measured.table, target, name or target.name, notes=notes)
 
@@ -286,6 +288,15 @@ def check_device_name(name: str) -> None:
         ) from error
     if name in shipped_devices():
         raise InputError(f"'{name}' is a device of the package; give the adapted one a name of its own")
+
+
+def check_same_mode(name: str, measured: str) -> None:
+    """Refuse to call what was measured by the name of another mode."""
+    mode, other = name.split("/")[2], measured.split("/")[2]
+    if mode != other:
+        raise InputError(
+            f"{measured} was measured, and '{name}' names another mode; give a name that ends in /{other}"
+        )
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,14 @@ def int8_gain(model: Model, graph: OperatorGraph, device: Device, level: float) 
         for name in (float_name, int_name)
     )
     speedup = ratio_of(fp32, int8)
-    return Int8Gain(_sentence(fp32, int8, speedup), float_name, int_name, fp32, int8, speedup)
+    said = _sentence(fp32, int8, speedup)
+    if device.name not in (float_name, int_name) and _gap(device.name) is None:
+        own = _answer([model], [graph], device.name, level, layers=False)[0][Metric.LATENCY]
+        said += (
+            f" Against the mode asked about, '{device.mode}' with {format_quantity(own.value, 's')}, INT8 is "
+            f"predicted to take {int8.value / own.value:.3g} times as long."
+        )
+    return Int8Gain(said, float_name, int_name, fp32, int8, speedup)
 
 
 def quantized_operators(graph: OperatorGraph) -> tuple[int, int]:
@@ -99,6 +106,11 @@ def _sentence(fp32: Estimate, int8: Estimate, speedup: Ratio | None) -> str:
     if speedup is None:
         return f"INT8 is predicted to take {times}."
     slower = speedup.value < 1
+    if speedup.verdict == "too close to call" and speedup.lower is not None and speedup.upper is not None:
+        return (
+            f"Whether INT8 is faster here is too close to call: predicted to be {speedup.value:.3g} times as fast "
+            f"({100 * speedup.level:.6g} % interval {speedup.lower:.3g} to {speedup.upper:.3g}), {times}."
+        )
     claim = (
         f"slower here, not faster: it takes {1 / speedup.value:.3g} times as long"
         if slower
@@ -108,5 +120,4 @@ def _sentence(fp32: Estimate, int8: Estimate, speedup: Ratio | None) -> str:
         return f"INT8 is predicted to be {claim}, {times}; without an interval."
     ends = sorted((1 / speedup.lower, 1 / speedup.upper) if slower else (speedup.lower, speedup.upper))
     interval = f"{100 * speedup.level:.6g} % interval {ends[0]:.3g} to {ends[1]:.3g}"
-    doubt = "; too close to call" if speedup.verdict == "too close to call" else ""
-    return f"INT8 is predicted to be {claim} ({interval}), {times}{doubt}."
+    return f"INT8 is predicted to be {claim} ({interval}), {times}."

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hardsight.api import HERE, check_device_name
+from hardsight.api import HERE, check_device_name, check_same_mode
 from hardsight.device import HOST, get_device
 from hardsight.errors import InputError, UnknownNameError
 
@@ -72,12 +72,15 @@ def build_dataset(
         progress: called after each network.
 
     Raises:
+        InputError: the folder was begun with another recipe or is being built by another process; ``n_jobs``.
         BackendError: a device cannot be labelled here.
-        StorageError: the folder cannot be written or was begun with another recipe.
+        StorageError: the folder cannot be written.
     """
-    from hardsight.datasets.build import Builder
+    from hardsight.datasets.build import Builder, only_builder
     from hardsight.datasets.profilers import get_profiler
 
+    if n_jobs < 1 and n_jobs != -1:
+        raise InputError(f"jobs is {n_jobs}; give a number of processes, or -1 for one per core")
     begin = time.monotonic()
     targets = [get_device(device) for device in devices]
     rename = {d.name: f"{name}/{d.runtime}/{d.mode}" for d in targets if d.hardware == HOST and name}
@@ -92,19 +95,20 @@ def build_dataset(
             fanned[device.runtime].append(device)
         else:
             timed.append((profiler, device))
-    builder.generate(progress)
-    complete = builder.measure(timed, time_limit_s=time_limit_s, progress=progress)
-    if complete and repeats:
-        graphs = builder.stored()
-        left_s = time_limit_s - (time.monotonic() - begin)
-        some = graphs[:: max(1, len(graphs) // repeats)][:repeats]
-        complete = builder.measure(timed, graphs=some, again=True, time_limit_s=left_s, progress=progress)
-    for group in fanned.values():
-        left_s = time_limit_s - (time.monotonic() - begin)
-        complete &= builder.fan_out(
-            group, n_jobs=n_jobs, backend=backend, time_limit_s=left_s, progress=progress
-        )
-    return BuiltDataset(builder.pack(rename=rename), complete, builder.failures())
+    with only_builder(folder):
+        builder.generate(progress)
+        complete = builder.measure(timed, time_limit_s=time_limit_s, progress=progress)
+        if complete and repeats:
+            graphs = builder.stored()
+            left_s = time_limit_s - (time.monotonic() - begin)
+            some = graphs[:: max(1, len(graphs) // repeats)][:repeats]
+            complete = builder.measure(timed, graphs=some, again=True, time_limit_s=left_s, progress=progress)
+        for group in fanned.values():
+            left_s = time_limit_s - (time.monotonic() - begin)
+            complete &= builder.fan_out(
+                group, n_jobs=n_jobs, backend=backend, time_limit_s=left_s, progress=progress
+            )
+        return BuiltDataset(builder.pack(rename=rename), complete, builder.failures())
 
 
 def load_dataset(folder: Path | None = None) -> MeasurementTable:
@@ -228,6 +232,7 @@ def import_measurements(
     measured = read_measured(file, load_dataset(data).graphs)
     (found,) = measured.table.devices
     device = name or found
+    check_same_mode(device, found)
     if device.startswith(f"{HOST}/"):
         raise InputError(
             f"{file} is of '{device}', which means another machine everywhere; give --name NEW, for example "

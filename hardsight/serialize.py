@@ -80,6 +80,7 @@ def adaptation_record(report: AdaptReport) -> Record:
     return {
         "device": report.device,
         "source_device": report.source_device,
+        "sources": dict(report.sources),
         "samples": report.samples,
         "scale": dict(report.scale),
         "residual": {metric: _finite(value) for metric, value in report.residual.items()},

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
 
-from hardsight.device import HOST, device_folder, get_device, shipped_devices
+from hardsight.device import HOST, device_folder, get_device
 from hardsight.errors import NotCalibratedError, NotSupportedError, UnknownNameError
 from hardsight.predictors._base import Predictor
 
@@ -76,7 +76,7 @@ def load_predictor(device: str) -> Predictor:
         raise NotCalibratedError(
             f"'{device}' has not been calibrated: a prediction for it would be another machine's. "
             f"Run 'hardsight adapt --here --device {device}' (about a minute), "
-            f"or name one of: {', '.join(shipped_devices())}"
+            f"or name one of: {', '.join(sorted({d for d, _ in load_shipped_predictor().targets}))}"
         )
     predictor = load_shipped_predictor()
     if not any(d == device for d, _ in predictor.targets):

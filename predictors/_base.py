@@ -16,8 +16,8 @@ from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray, Prediction
 
 _UNLIKE = (
-    "unlike the networks that the predictor was trained on: {:.2g} times as far as 99 % of them; "
-    "its interval is widened by that, and may still be too narrow"
+    "unlike the networks that {metric} was learned from ({n:.3g} times as far away as all but 1 % of them): "
+    "the interval is wider for that, and may still be too narrow"
 )
 
 
@@ -104,7 +104,7 @@ class Predictor(ABC):
             f"no {100 * level:.6g} % interval for {m}: the calibration cannot support that level"
             for m in missing
         ]
-        novel = np.max([self.novelty(graphs, device, m) for m in metrics], axis=0)
+        novel = {m: self.novelty(graphs, device, m) for m in metrics}
         return Prediction(
             value,
             lower,
@@ -115,8 +115,12 @@ class Predictor(ABC):
             self.name,
             tuple(g.unknown_ops for g in graphs),
             tuple(
-                (*g.assumptions, *doubts, *([_UNLIKE.format(n)] if n > 1 else []))
-                for g, n in zip(graphs, novel, strict=True)
+                (
+                    *g.assumptions,
+                    *doubts,
+                    *(_UNLIKE.format(metric=m, n=n[i]) for m, n in novel.items() if n[i] > 1),
+                )
+                for i, g in enumerate(graphs)
             ),
         )
 

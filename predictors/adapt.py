@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardsight.device import Device, device_folder, get_device
+from hardsight.device import Device, device_folder, get_device, shipped_devices
 from hardsight.errors import BackendError, DataError, NotSupportedError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import Measurement, MeasurementTable
@@ -47,12 +47,13 @@ class AdaptReport:
 
     Args:
         device: name the predictor answers to.
-        source_device: known device it corrects.
+        source_device: known device whose latency it corrects.
         samples: graphs measured.
         scale: how many times the source's cost this device has, per metric.
         residual: leave-one-out relative error (root mean square, log space) per metric.
         notes: sentences for the user.
         folder: where it is saved.
+        sources: known device that is corrected, per metric.
     """
 
     device: str
@@ -62,6 +63,7 @@ class AdaptReport:
     residual: Mapping[str, float]
     notes: tuple[str, ...]
     folder: Path
+    sources: Mapping[str, str]
 
 
 def adapt_here(
@@ -187,6 +189,7 @@ def adapt_to(
         {str(m): f.fitted[m].residual for m, f in best.items()},
         tuple(said),
         folder,
+        {str(m): f.source_device for m, f in best.items()},
     )
 
 
@@ -257,8 +260,14 @@ def _check(table: MeasurementTable) -> list[str]:
 
 
 def _source_devices(predictor: Predictor, device: Device) -> list[str]:
-    """Known devices to start from: of the same runtime and precision, else of the same precision, else all."""
-    known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
+    """Known devices to start from: of the same runtime and precision, else of the same precision, else all.
+
+    Only those of the same kind, or CPUs where none is.
+    """
+    all_known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
+    kinds = {name: known.kind for name, known in shipped_devices().items()}
+    known = [n for n in all_known if kinds.get(n, "cpu") == device.kind]
+    known = known or [n for n in all_known if kinds.get(n, "cpu") == "cpu"]
     precision = device.mode.split("-")[0]
     same_precision = [n for n in known if n.split("/")[2].split("-")[0] == precision]
     same = [n for n in same_precision if n.split("/")[1] == device.runtime]

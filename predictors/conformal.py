@@ -17,6 +17,7 @@ from hardsight.predictors._base import Predictor
 from hardsight.predictors.scale import logarithm, widened
 
 Target = tuple[str, Metric]
+_FAR = 2.0  # times beyond the labels: what is near them is no guess
 
 
 class Conformal(Predictor):
@@ -28,14 +29,24 @@ class Conformal(Predictor):
     did not see the graph's family, so the coverage is meant for networks of a new family; inside known families it
     is conservative.
 
+    The interval of a novel graph is wider in proportion: of one unlike the training graphs, as the predictor says, or
+    of one that is predicted to cost far more or less than any that was labelled.
+
     Args:
         predictor: what is wrapped.
         scores: sorted calibration scores per (device, metric).
+        ranges: smallest and largest label above zero per (device, metric).
     """
 
-    def __init__(self, predictor: Predictor, scores: Mapping[Target, FloatArray] | None = None) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        scores: Mapping[Target, FloatArray] | None = None,
+        ranges: Mapping[Target, tuple[float, float]] | None = None,
+    ) -> None:
         self.predictor = predictor
         self.scores = dict(scores or {})
+        self.ranges = dict(ranges or {})
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -49,6 +60,7 @@ class Conformal(Predictor):
         """Fit the wrapped predictor; its old calibration is void."""
         self.predictor.fit(table)
         self.scores = {}
+        self.ranges = label_ranges(table, self.targets)
         return self
 
     def conformalize(self, table: MeasurementTable) -> Self:
@@ -74,7 +86,14 @@ class Conformal(Predictor):
         return self.predictor.doubt(graphs, device, metric)
 
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        return self.predictor.novelty(graphs, device, metric)
+        """The predictor's own opinion, or how many e-folds beyond the labels the prediction lies, plus one."""
+        own = self.predictor.novelty(graphs, device, metric)
+        if (device, metric) not in self.ranges:
+            return own
+        low, high = self.ranges[device, metric]
+        value = np.maximum(self.predictor.point(graphs, device, metric), np.finfo(float).tiny)
+        beyond = np.maximum(np.log(value / (_FAR * high)), np.log(low / (_FAR * value)))
+        return np.maximum(own, np.where(beyond > 0, 1 + beyond, 0))
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         return self.predictor.layer_costs(graph, device, metric)
@@ -84,7 +103,8 @@ class Conformal(Predictor):
     ) -> FloatArray:
         """Half-width of the interval in log space ``(n,)``; NaN without enough calibration scores."""
         q = quantile(self.scores.get((device, metric), np.zeros(0)), level)
-        return q * self.predictor.doubt(graphs, device, metric)
+        novel = np.maximum(self.novelty(graphs, device, metric), 1)
+        return q * self.predictor.doubt(graphs, device, metric) * novel
 
     def interval(
         self,
@@ -107,6 +127,7 @@ class Conformal(Predictor):
         return {
             "inner": save_part(self.predictor, folder),
             "scores": [[d, str(m), np.round(s, 6).tolist()] for (d, m), s in self.scores.items()],
+            "ranges": [[d, str(m), *ends] for (d, m), ends in self.ranges.items()],
         }
 
     @classmethod
@@ -114,7 +135,16 @@ class Conformal(Predictor):
         from hardsight.predictors.persist import load_part
 
         scores = {(d, Metric(m)): np.array(s) for d, m, s in meta["scores"]}
-        return cls(load_part(folder, meta["inner"]), scores)
+        ranges = {(d, Metric(m)): (low, high) for d, m, low, high in meta["ranges"]}
+        return cls(load_part(folder, meta["inner"]), scores, ranges)
+
+
+def label_ranges(table: MeasurementTable, targets: Sequence[Target]) -> dict[Target, tuple[float, float]]:
+    """Smallest and largest label above zero of each target that has one."""
+    rows = table.rows[table.rows["value"] > 0]
+    ends = rows.groupby(["device", "metric"])["value"].agg(["min", "max"])
+    found = {(d, m): ends.loc[(d, str(m))] for d, m in targets if (d, str(m)) in ends.index}
+    return {target: (float(x["min"]), float(x["max"])) for target, x in found.items()}
 
 
 def score(

@@ -167,9 +167,9 @@ class GraphNetPredictor(Predictor):
         return np.rint(value) if metric.integer else value
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        """Disagreement of the members in log space, with a floor; larger for a novel graph."""
-        spread = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
-        return np.asarray(spread * np.maximum(self.novelty(graphs, device, metric), 1), dtype=np.float64)
+        """Disagreement of the members in log space, with a floor."""
+        spread: FloatArray = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
+        return spread
 
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Distance of a graph's kernels from those of training; see `hardsight.predictors.support`."""

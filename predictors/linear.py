@@ -15,6 +15,8 @@ from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.features import TOTALS, graph_arrays, operator_totals, totals_matrix
 
+_TIMES = frozenset({Metric.LATENCY, Metric.CYCLES, Metric.ENERGY})
+
 
 class _Weighted(Predictor):
     """State shared by the linear predictors: one weight vector per target."""
@@ -78,7 +80,7 @@ class RidgePredictor(_Weighted):
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         weights = self.weights[device, metric]
-        return np.maximum(totals_matrix(graphs) @ weights, 1e-7)
+        return np.maximum(totals_matrix(graphs) @ weights, 1e-12)
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Each operator's own terms; what belongs to the graph as a whole is shared out evenly."""
@@ -93,8 +95,8 @@ class RidgePredictor(_Weighted):
 class RooflinePredictor(_Weighted):
     """The roofline of Williams et al. (2009), operator by operator.
 
-    latency = Σ max(macs / peak(bits), bytes / bandwidth) + dispatch · operators; memory = weights +
-    peak live activations + constant. The machine's figures (peak at fp32 and INT8, bandwidth, dispatch;
+    latency, cycles, energy = Σ max(macs / peak(bits), bytes / bandwidth) + dispatch · operators; anything else =
+    weights + peak live activations + constant. The machine's figures (peak at fp32 and INT8, bandwidth, dispatch;
     the constant) are fitted to its labels.
     """
 
@@ -108,11 +110,13 @@ class RooflinePredictor(_Weighted):
                 graphs, y = table.labelled_above_zero(device, metric)
                 if not graphs:
                     continue
-                start = np.log([2e-11, 7e-12, 1e-10, 2e-6] if metric is Metric.LATENCY else [1.0, 1.0, 1e6])
+                start = np.log([2e-11, 7e-12, 1e-10, 2e-6] if metric in _TIMES else [1.0, 1.0, 1e6])
                 data = [self._data(g, metric) for g in graphs]
+                # cycles and joules are roofline seconds times something
+                start += np.median(np.log(y) - np.log([self._value(d, np.exp(start), metric) for d in data]))
 
                 def residual(
-                    p: FloatArray, data: Any = data, y: FloatArray = y, metric: Metric = Metric.LATENCY
+                    p: FloatArray, data: Any = data, y: FloatArray = y, metric: Metric = metric
                 ) -> FloatArray:
                     values = np.array([self._value(d, np.exp(p), metric) for d in data])
                     return np.log(values / y)
@@ -124,7 +128,7 @@ class RooflinePredictor(_Weighted):
 
     @staticmethod
     def _data(graph: OperatorGraph, metric: Metric) -> FloatArray:
-        if metric is not Metric.LATENCY:
+        if metric not in _TIMES:
             totals = totals_matrix([graph])[0]
             return np.array(
                 [totals[TOTALS.index("weight_bytes")], totals[TOTALS.index("peak_live_bytes")], 1.0]
@@ -144,8 +148,8 @@ class RooflinePredictor(_Weighted):
         return costs
 
     def _value(self, data: FloatArray, p: FloatArray, metric: Metric) -> float:
-        if metric is Metric.LATENCY:
-            return float(self._costs(data, p).sum()) + 1e-7
+        if metric in _TIMES:
+            return float(self._costs(data, p).sum()) + 1e-12
         return float(data @ p)
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
@@ -153,7 +157,7 @@ class RooflinePredictor(_Weighted):
         return np.array([self._value(self._data(g, metric), p, metric) for g in graphs])
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
-        if metric is not Metric.LATENCY:
+        if metric not in _TIMES:
             return super().layer_costs(graph, device, metric)
-        costs = self._costs(self._data(graph, Metric.LATENCY), self.weights[device, Metric.LATENCY])
-        return costs * (1 + 1e-7 / max(float(costs.sum()), 1e-12)) if len(costs) else costs
+        costs = self._costs(self._data(graph, metric), self.weights[device, metric])
+        return costs * (1 + 1e-12 / max(float(costs.sum()), 1e-12)) if len(costs) else costs

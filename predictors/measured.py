@@ -75,12 +75,19 @@ def read_measurements(path: Path, device: str) -> MeasurementTable:
 
 
 def is_kit(path: Path) -> bool:
-    """Whether a file begins like a kit's results."""
+    """Whether a file begins like a kit's results.
+
+    Raises:
+        DataError: the file cannot be read, or has nothing in it.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
-            return '"kit"' in file.readline()
-    except (OSError, UnicodeDecodeError):
-        return False
+            first = file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read measurements from {path}: {error}") from error
+    if not first.strip().startswith("{"):
+        raise DataError(f"{path} holds no measurement; {_EXPECTED}, or the results of a kit")
+    return '"kit"' in first
 
 
 def read_measured(path: Path, known: Mapping[str, OperatorGraph], device: str | None = None) -> Measured:

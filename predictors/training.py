@@ -13,7 +13,7 @@ from hardsight.device import shipped_devices
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import PREDICTORS, Predictor, make_predictor
-from hardsight.predictors.conformal import Conformal, family_folds
+from hardsight.predictors.conformal import Conformal, family_folds, label_ranges
 from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
 from hardsight.predictors.joined import Joined
 from hardsight.predictors.persist import save_predictor
@@ -102,7 +102,8 @@ def fit_best(table: MeasurementTable, compared: pd.DataFrame, frames: dict[str, 
         for name, targets in of_name.items():
             scores_by_target = scores_of(frames[name])
             fitted = make_predictor(name).fit(part.of(targets))
-            calibrated = Conformal(fitted, {t: scores_by_target[t] for t in targets})
+            ranges = label_ranges(part, targets)
+            calibrated = Conformal(fitted, {t: scores_by_target[t] for t in targets}, ranges)
             best.update(dict.fromkeys(targets, calibrated))
     return TrainResult(Joined({t: best[t] for t in sorted(best)}), chosen, compared, frames)
 

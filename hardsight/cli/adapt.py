@@ -58,9 +58,14 @@ def adapt(
         _show.line(adaptation_record(report))
         return
     _show.table(
-        ("metric", f"cost against {report.source_device}", "error left"),
+        ("metric", "known device", "cost against it", "error left"),
         (
-            (_show.label(metric), f"{scale:.3g} x", _error_left(report.residual[metric]))
+            (
+                _show.label(metric),
+                report.sources[metric],
+                f"{scale:.3g} x",
+                _error_left(report.residual[metric]),
+            )
             for metric, scale in report.scale.items()
         ),
         f"{report.device}: adapted with {report.samples} network{'s' * (report.samples != 1)}",

@@ -69,7 +69,8 @@ def build(
 ) -> None:
     """Generate networks and label them: measured on this machine, simulated, or synthesised.
 
-    Measure on an idle machine. A killed build goes on where it stopped.
+    Measure on an idle machine. A killed build goes on where it stopped; of what is timed, at most the last 20
+    networks are measured again.
     """
     from hardsight.datasets.build import Recipe
     from hardsight.jobs import build_dataset, summarise_dataset

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hardsight.cli import _flags, _show
+from hardsight.errors import InputError
 
 if TYPE_CHECKING:
     from hardsight.explanation import Explanation
@@ -39,6 +40,9 @@ def explain(
     from hardsight import api
     from hardsight.explanation import explain as explained
 
+    for path, suffixes in ((out, (".html", ".htm")), (plot, (".png",))):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise InputError(f"'{path}' does not end in {suffixes[0]}, and that is what would be written")
     found = explained(model, device, shapes=api.parse_shapes(shape or []), level=level)
     if out is not None:
         from hardsight.explanation_page import page

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
-from hardsight.datasets.build import BLOCK, Builder, Recipe
+from hardsight.datasets.build import BLOCK, Builder, Recipe, only_builder
 from hardsight.datasets.profilers import Profiler
 from hardsight.datasets.profilers._cpu import cpu_name
-from hardsight.datasets.store import load_table
+from hardsight.datasets.store import load_failures, load_table
+from hardsight.datasets.summary import summarise_devices
 from hardsight.device import Device
 from hardsight.errors import BackendError, DataError, InputError, StorageError, UnknownNameError
 from hardsight.ingest import read_onnx
@@ -143,6 +145,51 @@ def test_a_second_round_states_how_well_labels_repeat(tmp_path: Path) -> None:
     assert builder.measure(
         [(FakeProfiler(die_after=0), DEVICE)], graphs=chosen, again=True
     )  # nothing is left
+
+
+def test_a_noisy_label_is_listed_or_taken_from_the_second_time(tmp_path: Path) -> None:
+    builder = built(tmp_path, Recipe(families=("mlp",), per_family=6, int8=False))
+    graphs = builder.stored()
+    cells = []
+    for i, graph in enumerate(graphs[:3]):
+        label = Measurement(graph.digest, DEVICE.name, Metric.LATENCY, 1e-3, 0.5 if i else 0.01, 20)
+        memory = Measurement(graph.digest, DEVICE.name, Metric.PEAK_MEMORY, 1e7, 0.0, 5)
+        cells.append(
+            {"digest": graph.digest, "device": DEVICE.name, "labels": [asdict(label), asdict(memory)]}
+        )
+    again = Measurement(graphs[2].digest, DEVICE.name, Metric.LATENCY, 2e-3, 0.01, 20)
+    cells.append({"digest": again.digest, "device": DEVICE.name, "labels": [asdict(again)], "again": True})
+    builder.journal.append(cells)
+    table = builder.pack()
+    latency = table.select(metric=Metric.LATENCY).rows.set_index("digest")["value"].to_dict()
+    assert latency == {graphs[0].digest: 1e-3, graphs[2].digest: 2e-3}
+    (failed,) = load_failures(tmp_path).itertuples()
+    assert (failed.digest, failed.device) == (graphs[1].digest, DEVICE.name)
+    assert "latency_s: its spread stayed above 10%" in failed.reason
+    assert summarise_devices(table, load_failures(tmp_path))[0].failed == 1
+
+
+def test_a_folder_is_built_by_one_process(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    built(tmp_path)
+    code = (
+        "import sys, pathlib; from hardsight.datasets.build import only_builder\n"
+        "with only_builder(pathlib.Path(sys.argv[1])): pass"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with only_builder(tmp_path):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "another process is building" in done.stderr
+    assert subprocess.run(words, check=False).returncode == 0
+
+
+def test_a_number_of_processes_that_is_none(tmp_path: Path) -> None:
+    from hardsight.jobs import build_dataset
+
+    with pytest.raises(InputError, match="jobs is 0"):
+        build_dataset(tmp_path / "d", Recipe(families=("mlp",), per_family=1), n_jobs=0)
 
 
 def test_another_processor_may_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,6 +307,9 @@ def test_results_make_a_device(
     words = ["adapt", "--measurements", str(results), "--name", "other/onnxruntime/fp32-t1", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["device"] == "other/onnxruntime/fp32-t1"
+    words = ["adapt", "--measurements", str(results), "--name", "other/onnxruntime/int8-t4", "--json"]
+    assert main(words) == 2
+    assert "give a name that ends in /fp32-t1" in capsys.readouterr().err
 
 
 def test_results_join_a_data_set(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,6 +327,9 @@ def test_results_join_a_data_set(results: Path, tmp_path: Path, capsys: pytest.C
     assert rows["time"].str.endswith("+00:00").all()
     assert json.loads(rows["versions"].iloc[0])["onnxruntime"]
     assert len(load_failures(out)) == len(load_failures(shipped_folder()))
+    words = ["dataset", "import", str(results), "--out", str(out), "--name", "board/onnxruntime/int8-t1"]
+    assert main(words) == 2
+    assert "names another mode" in capsys.readouterr().err
     words = ["dataset", "import", str(results), "--out", str(out), "--name", "xeon-amx/onnxruntime/fp32-t1"]
     assert main(words) == 2
     assert "is a device of the package" in capsys.readouterr().err
@@ -361,6 +367,7 @@ def file_of(folder: Path, header: str, *lines: str) -> Path:
         ({"kit": 2}, "of kit version 2, and this Hardsight reads 1; build the kit here .* and measure again"),
         ({"kit": None}, "of kit version None"),
         ({"schema": VERSION + 1}, f"of schema version {VERSION + 1}, and this Hardsight reads {VERSION}"),
+        ({"threads": 4}, "was measured with 4 threads"),
         ({"units": {"latency_s": "ms"}}, "says that latency_s is in ms; expected s"),
         ({"units": {"speed": "m/s"}}, "says that speed is in m/s; expected no such metric"),
         ({"units": {}}, "line 2: the header states no unit of latency_s"),

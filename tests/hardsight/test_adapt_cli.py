@@ -28,7 +28,14 @@ def test_one_network_is_worded_as_one(
     said: tuple[str, ...],
 ) -> None:
     report = AdaptReport(
-        NEW, "known/a/b", samples, {"latency_s": 2.0}, {"latency_s": residual}, (), Path("folder")
+        NEW,
+        "known/a/b",
+        samples,
+        {"latency_s": 2.0},
+        {"latency_s": residual},
+        (),
+        Path("folder"),
+        {"latency_s": "known/a/b"},
     )
     monkeypatch.setattr(api, "adapt", lambda **_: report)
     assert main(["adapt", "--here"]) == 0

@@ -258,7 +258,7 @@ def test_a_merged_operator_has_no_tensor_of_its_own(net: Path, seconds: Any) -> 
         (0.005, "INT8 is predicted to be 2 times as fast here (90 % interval 1.51 to 2.65)"),
         (0.02, "slower here, not faster: it takes 2 times as long (90 % interval 1.51 to 2.65)"),
         (0.009, "too close to call"),
-        (0.011, "slower here, not faster: it takes 1.1 times as long"),
+        (0.011, "too close to call: predicted to be 0.909 times as fast (90 % interval 0.685 to 1.21)"),
     ],
 )
 def test_the_gain_is_predicted_and_may_be_a_loss(
@@ -420,6 +420,8 @@ def test_files_and_table(net: Path, seconds: Any, capsys: pytest.CaptureFixture[
         (["{net}", "-d", "host/ncnn/fp32-t1"], 4, "not been calibrated"),
         (["missing.onnx", "-d", HERE], 2, "missing.onnx"),
         (["{net}", "-d", HERE, "--out", "no/such/folder.html"], 6, "no/such/folder.html"),
+        (["{net}", "-d", HERE, "--out", "{net}"], 2, "does not end in .html"),
+        (["{net}", "-d", HERE, "--plot", "{net}"], 2, "does not end in .png"),
         (["{net}", "-d", HERE, "--plot", "no/such/folder.png"], 6, "no/such/folder.png"),
         (["{net}", "-d", HERE, "--top", "0"], 2, "--top"),
         (["{net}", "-d", HERE, "--level", "2"], 2, "level"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import DEVICE, conv, relu, world
+from worlds import DEVICE, chain, conv, relu, world
 
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
@@ -154,7 +155,24 @@ def test_a_graph_unlike_training_is_flagged_and_gets_a_wider_interval() -> None:
     assert not any("unlike" in said for said in answer.assumptions[0])
     assert any("unlike the networks" in said for said in answer.assumptions[1])
     np.testing.assert_array_equal(predictor.predict([odd], DEVICE).upper, answer.upper[1:])
-    assert predictor.doubt([odd], DEVICE, Metric.LATENCY)[0] >= 0.03 * novelty[1]
+    q = np.log(answer.upper[1, 0] / answer.value[1, 0]) / predictor.doubt([odd], DEVICE, Metric.LATENCY)[0]
+    usual_q = (
+        np.log(answer.upper[0, 0] / answer.value[0, 0]) / predictor.doubt([usual], DEVICE, Metric.LATENCY)[0]
+    )
+    assert q == pytest.approx(usual_q * novelty[1], rel=1e-6)
+
+
+def test_a_cost_far_beyond_the_labels_is_flagged_by_any_predictor() -> None:
+    table = world(60)
+    predictor = Conformal(make_predictor("ridge")).fit(table).conformalize(table)
+    big = chain(np.random.default_rng(0), "plain")
+    operators = tuple(dataclasses.replace(op, macs=op.macs * 10**6, repeats=1000) for op in big.operators)
+    huge = dataclasses.replace(big, operators=operators)
+    novelty = predictor.novelty([big, huge], DEVICE, Metric.LATENCY)
+    assert novelty[0] == 0
+    assert novelty[1] > 3
+    said = predictor.predict([huge], DEVICE).assumptions[0]
+    assert any("latency_s was learned from" in text for text in said)
 
 
 def test_adders_of_a_quantized_network() -> None:

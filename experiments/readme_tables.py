@@ -74,6 +74,8 @@ def predictors_table() -> str:
 
     info = read_meta(shipped_folder())["info"]
     scores = pd.DataFrame(info["held_out_families"])
+    numbers = ["mape", "within_10", "spearman", "coverage", "width"]
+    scores[numbers] = scores[numbers].apply(pd.to_numeric)
     scores["kind"] = scores["device"].map(lambda name: shipped_devices()[name].kind)
     rows = []
     for target, name in sorted(info["chosen"].items()):

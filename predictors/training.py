@@ -129,7 +129,10 @@ def save(result: TrainResult, table: MeasurementTable, folder: Path) -> None:
         "chosen": {f"{kind}/{metric}": name for (kind, metric), name in result.chosen.items()},
         "graphs": len(digests),
         "training_digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:32],
-        "held_out_families": result.table.round(4).to_dict(orient="records"),
+        "held_out_families": [
+            {key: None if value != value else value for key, value in row.items()}  # JSON has no NaN
+            for row in result.table.round(4).to_dict(orient="records")
+        ],
     }
     save_predictor(result.predictor, folder, info)
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 130
-_COLOURS = ("#3b6ea8", "#d9822b", "#4d9a5b", "#a85c9c", "#8c6d4f", "#6f6f6f")
+_COLOURS = (
+    "#3b6ea8", "#d9822b", "#4d9a5b", "#a85c9c", "#8c6d4f", "#6f6f6f", "#c23b4a", "#2aa6b3", "#b5a52a", "#7a5bd0",
+)  # fmt: skip
 _INK, _GRID = "#333333", "#dddddd"
 
 
@@ -139,7 +141,9 @@ def draw_sizes(rows: Sequence[Sizes]) -> Figure:
 def draw_grid(data: Grid) -> Figure:
     """A heat map: which share of a family's graphs has a label, and in the cell how many."""
     size = (len(data.devices), len(data.families))
-    figure, (axes,) = _figure(1, 1, width=3.6 + 0.42 * size[1], height=2.2 + 0.27 * size[0])
+    figure, (axes,) = _figure(
+        1, 1, width=max(7.0, 3.6 + 0.42 * size[1]), height=max(3.6, 2.2 + 0.27 * size[0])
+    )
     labelled = np.array(data.labelled, dtype=float).reshape(size)
     share = labelled / np.maximum(1, np.array(data.graphs))
     extent = (-0.5, max(1, size[1]) - 0.5, max(1, size[0]) - 0.5, -0.5)

@@ -57,6 +57,10 @@ class Predictor(ABC):
         """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""
         return np.ones(len(graphs))
 
+    def only(self, device: str) -> Predictor:
+        """As little of it as answers for the device."""
+        return self
+
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """How unlike its training a graph is ``(n,)``; above 1 it is flagged. Without an opinion: zeros."""
         return np.zeros(len(graphs))

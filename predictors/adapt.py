@@ -291,7 +291,7 @@ def _best_fits(
     refused: NotSupportedError | None = None
     for device in devices:
         try:
-            fits.append(AdaptedPredictor(source, name, device).fit(table))
+            fits.append(AdaptedPredictor(source.only(device), name, device).fit(table))
         except NotSupportedError as error:
             refused = error
     if not fits and refused is not None:

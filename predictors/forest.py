@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
+from zipfile import ZIP_DEFLATED
 
 import numpy as np
 
@@ -72,7 +73,8 @@ class ForestPredictor(Predictor):
 
         names = []
         for i, ((device, metric), model) in enumerate(self._models.items()):
-            skops.io.dump(model, folder / f"forest-{i}.skops")
+            path = folder / f"forest-{i}.skops"
+            skops.io.dump(model, path, compression=ZIP_DEFLATED, compresslevel=9)
             names.append([device, str(metric)])
         return {"forests": names}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,49 +19,78 @@ from hardsight.predictors._base import Predictor
 Target = tuple[str, Metric]
 
 
+class _Part:
+    """A predictor and the targets it answers for; a saved one is read when it is first asked."""
+
+    def __init__(self, name: str, targets: Sequence[Target], load: Callable[[], Predictor]) -> None:
+        self.name = name
+        self.targets = list(targets)
+        self._load = load
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return self._load()
+
+
 class Joined(Predictor):
     """Sends each device and metric to the predictor that is best at it.
+
+    A saved one is read part by part, each when it is first asked: who asks for milliseconds need not wait for what
+    knows FPGAs.
 
     Args:
         parts: device and metric to predictor; one predictor may answer for many.
     """
 
     def __init__(self, parts: Mapping[Target, Predictor]) -> None:
-        self.parts = dict(parts)
+        distinct = {id(part): part for part in parts.values()}
+        own = {key: [target for target, part in parts.items() if id(part) == key] for key in distinct}
+        self._parts = [
+            _Part(part.name, own[key], lambda part=part: part)  # type: ignore[misc]
+            for key, part in distinct.items()
+        ]
+        self._order = list(parts)
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return "+".join(dict.fromkeys(part.name for part in self._distinct()))
+        return "+".join(dict.fromkeys(part.name for part in self._parts))
 
     @property
     def targets(self) -> list[Target]:
-        return list(self.parts)
+        return list(self._order)
 
-    def _distinct(self) -> list[Predictor]:
-        return list({id(part): part for part in self.parts.values()}.values())
+    @property
+    def parts(self) -> dict[Target, Predictor]:
+        """Every target's predictor, all of them read."""
+        found = {target: part.predictor for part in self._parts for target in part.targets}
+        return {target: found[target] for target in self._order}
+
+    def _part(self, device: str, metric: Metric) -> Predictor:
+        for part in self._parts:
+            if (device, metric) in part.targets:
+                return part.predictor
+        raise NotSupportedError(f"predictor '{self.name}' has no {metric} of '{device}'")
+
+    def only(self, device: str) -> Predictor:
+        return Joined({(d, m): self._part(d, m) for d, m in self._order if d == device})
 
     def fit(self, table: MeasurementTable) -> Self:
         """Fit each part to the labels of the targets it answers for."""
-        for part in self._distinct():
-            own = {target for target, other in self.parts.items() if other is part}
-            part.fit(table.of(own))
+        for part in self._parts:
+            part.predictor.fit(table.of(part.targets))
         return self
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        return self.parts[device, metric].point(graphs, device, metric)
+        return self._part(device, metric).point(graphs, device, metric)
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        return self.parts[device, metric].doubt(graphs, device, metric)
+        return self._part(device, metric).doubt(graphs, device, metric)
 
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
-        return self.parts[device, metric].novelty(graphs, device, metric)
+        return self._part(device, metric).novelty(graphs, device, metric)
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
-        if (device, metric) not in self.parts:
-            raise NotSupportedError(
-                f"predictor '{self.name}' has no {metric} of '{device}', so none per layer"
-            )
-        return self.parts[device, metric].layer_costs(graph, device, metric)
+        return self._part(device, metric).layer_costs(graph, device, metric)
 
     def interval(
         self,
@@ -71,7 +101,7 @@ class Joined(Predictor):
         level: float,
     ) -> tuple[FloatArray, FloatArray]:
         ends = [
-            self.parts[device, m].interval(graphs, device, [m], value[:, [j]], level)
+            self._part(device, m).interval(graphs, device, [m], value[:, [j]], level)
             for j, m in enumerate(metrics)
         ]
         lower, upper = zip(*ends, strict=True)
@@ -81,18 +111,32 @@ class Joined(Predictor):
         from hardsight.predictors.persist import save_part
 
         parts: list[dict[str, Any]] = []
-        for i, part in enumerate(self._distinct()):
+        for i, part in enumerate(self._parts):
             (folder / str(i)).mkdir()
-            own = [[device, str(metric)] for (device, metric), other in self.parts.items() if other is part]
-            parts.append({"targets": own, "predictor": save_part(part, folder / str(i))})
-        return {"parts": parts}
+            saved = save_part(part.predictor, folder / str(i))
+            parts.append({"name": part.name, "targets": _texts(part.targets), "predictor": saved})
+        return {"targets": _texts(self._order), "parts": parts}
 
     @classmethod
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
         from hardsight.predictors.persist import load_part
 
-        parts: dict[Target, Predictor] = {}
-        for i, part in enumerate(meta["parts"]):
-            predictor = load_part(folder / str(i), part["predictor"])
-            parts.update({(device, Metric(metric)): predictor for device, metric in part["targets"]})
-        return cls(parts)
+        made = cls({})
+        made._parts = [
+            _Part(
+                part["name"],
+                _targets(part["targets"]),
+                partial(load_part, folder / str(i), part["predictor"]),
+            )
+            for i, part in enumerate(meta["parts"])
+        ]
+        made._order = _targets(meta["targets"])
+        return made
+
+
+def _texts(targets: Sequence[Target]) -> list[list[str]]:
+    return [[device, str(metric)] for device, metric in targets]
+
+
+def _targets(texts: Sequence[Sequence[str]]) -> list[Target]:
+    return [(device, Metric(metric)) for device, metric in texts]

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from hardsight.errors import StorageError, UnknownNameError
+from hardsight.errors import HardsightError, StorageError, UnknownNameError
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.encoding import SCHEMA
 
@@ -93,14 +93,7 @@ def load_saved(folder: Path) -> Predictor:
             f"the predictor in {folder} has format {meta.get('format')}, features {meta.get('schema')}; this version "
             f"reads format {FORMAT}, features {SCHEMA}. Train it again with 'hardsight train' or 'hardsight adapt'."
         )
-    try:
-        return load_part(folder, meta["predictor"])
-    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"the predictor in {folder} is damaged: {type(error).__name__}: {error}"
-        ) from error
+    return load_part(folder, meta.get("predictor"))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -119,12 +112,24 @@ def save_part(predictor: Predictor, folder: Path) -> dict[str, Any]:
     return {"kind": type(predictor).__name__, "state": predictor.save_state(folder)}
 
 
-def load_part(folder: Path, meta: dict[str, Any]) -> Predictor:
-    """The inverse of `save_part`."""
-    kind = meta["kind"]
-    if kind not in KINDS:
-        raise UnknownNameError("kind of saved predictor", str(kind), KINDS)
-    cls = getattr(import_module(KINDS[kind]), kind)
-    predictor = cls.load_state(folder, meta["state"])
+def load_part(folder: Path, meta: Any) -> Predictor:
+    """The inverse of `save_part`.
+
+    Raises:
+        StorageError: when what is there is no predictor.
+        UnknownNameError: of a kind that there is not.
+    """
+    try:
+        kind = meta["kind"]
+        if kind not in KINDS:
+            raise UnknownNameError("kind of saved predictor", str(kind), KINDS)
+        cls = getattr(import_module(KINDS[kind]), kind)
+        predictor = cls.load_state(folder, meta["state"])
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        if isinstance(error, HardsightError):
+            raise
+        raise StorageError(
+            f"the predictor in {folder} is damaged: {type(error).__name__}: {error}"
+        ) from error
     assert isinstance(predictor, Predictor)
     return predictor

@@ -57,6 +57,10 @@ class Predictor(ABC):
         """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""
         return np.ones(len(graphs))
 
+    def name_on(self, device: str) -> str:
+        """The name of what answers for the device."""
+        return self.name
+
     def only(self, device: str) -> Predictor:
         """As little of it as answers for the device."""
         return self
@@ -116,7 +120,7 @@ class Predictor(ABC):
             metrics,
             device,
             level,
-            self.name,
+            self.name_on(device),
             tuple(g.unknown_ops for g in graphs),
             tuple(
                 (

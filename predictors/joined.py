@@ -71,6 +71,10 @@ class Joined(Predictor):
                 return part.predictor
         raise NotSupportedError(f"predictor '{self.name}' has no {metric} of '{device}'")
 
+    def name_on(self, device: str) -> str:
+        own = (part.name for part in self._parts if any(d == device for d, _ in part.targets))
+        return "+".join(dict.fromkeys(own))
+
     def only(self, device: str) -> Predictor:
         return Joined({(d, m): self._part(d, m) for d, m in self._order if d == device})
 

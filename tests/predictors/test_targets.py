@@ -196,3 +196,13 @@ def test_adders_of_a_quantized_network() -> None:
     assert not adder_numbers(
         plain.graphs[plain.digests[0]], consumers_of(plain.graphs[plain.digests[0]])
     ).any()
+
+
+def test_an_answer_names_those_who_gave_it() -> None:
+    npu, cpu = simulated(), world(60)
+    ridge, roofline = make_predictor("ridge").fit(npu), make_predictor("roofline").fit(cpu)
+    joined = Joined({(NPU, Metric.FLASH): ridge, (DEVICE, Metric.LATENCY): roofline})
+    graphs, _ = cpu.labelled(DEVICE, Metric.LATENCY)
+    assert joined.name == "ridge+roofline"
+    assert joined.predict(graphs[:1], DEVICE).predictor == "roofline"
+    assert joined.only(NPU).targets == [(NPU, Metric.FLASH)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ class GraphNetPredictor(Predictor):
         self.heads: list[Target] = []
         self.ties: dict[Target, Tie] = {}
         self.members: list[Weights] = []
+        self._last: tuple[list[OperatorGraph], Encoded, list[tuple[FloatArray, Array]]] | None = None
 
     @property
     def targets(self) -> list[Target]:
@@ -137,28 +139,38 @@ class GraphNetPredictor(Predictor):
         ]
         self.ties = {target: Tie(*found) for target, found in proportional(table, targets).items()}
         self.heads = [target for target in targets if target not in self.ties]
-        self.members = []
+        self.members, self._last = [], None
         if self.heads:
             seeds = range(self.config.seed, self.config.seed + self.config.members)
             self.members = [train(table, self.heads, self.config, seed) for seed in seeds]
         return self
 
-    def _costs(self, encoded: Encoded, target: Target) -> tuple[FloatArray, FloatArray]:
+    def _run(self, graphs: Sequence[OperatorGraph]) -> tuple[Encoded, list[tuple[FloatArray, Array]]]:
+        """Kernels, and what `forward` gives for each member; kept, for value, doubt and novelty are asked in a row."""
+        kept = self._last
+        if kept is not None and len(kept[0]) == len(graphs) and all(map(operator.is_, kept[0], graphs)):
+            return kept[1], kept[2]
+        encoded = encode_graphs(graphs)
+        ran = [forward(w, encoded.rows, self.config.layers) for w in self.members]
+        self._last = (list(graphs), encoded, ran)
+        return encoded, ran
+
+    def _costs(self, graphs: Sequence[OperatorGraph], target: Target) -> tuple[FloatArray, FloatArray]:
         """Of each kernel ``(members, v)``, and the constant of each member ``(members,)``."""
+        encoded, ran = self._run(graphs)
         to, factor = self.ties.get(target, Tie(target, 1.0))
         column = self.heads.index(to)
         costs, constants = [], []
-        for w in self.members:
+        for w, (ratios, _) in zip(self.members, ran, strict=True):
             prior = encoded.priors @ w["prior"][:, column].astype(np.float64)
-            ratio = forward(w, encoded.rows, self.config.layers)[0][:, column]
-            costs.append(factor * prior * np.exp(ratio))
+            costs.append(factor * prior * np.exp(ratios[:, column]))
             constants.append(factor * float(np.exp(w["constant"][column])))
         return np.stack(costs), np.array(constants)
 
     def _log_totals(self, graphs: Sequence[OperatorGraph], target: Target) -> FloatArray:
         """``(members, n)``."""
-        encoded = encode_graphs(graphs)
-        costs, constants = self._costs(encoded, target)
+        costs, constants = self._costs(graphs, target)
+        encoded, _ = self._run(graphs)
         sums = [np.bincount(encoded.owner, weights=c, minlength=encoded.n) for c in costs]
         return np.log(np.stack(sums) + constants[:, None])
 
@@ -173,13 +185,12 @@ class GraphNetPredictor(Predictor):
 
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Distance of a graph's kernels from those of training; see `hardsight.predictors.support`."""
-        encoded = encode_graphs(graphs)
-        w = self.members[0]
-        return novelty(w, encoded, forward(w, encoded.rows, self.config.layers)[1])
+        encoded, ran = self._run(graphs)
+        return novelty(self.members[0], encoded, ran[0][1])
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
-        costs, constants = self._costs(encode_graphs([graph]), (device, metric))
+        costs, constants = self._costs([graph], (device, metric))
         layers = np.zeros(len(graph.operators))
         if costs.shape[1]:
             shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]

@@ -15,6 +15,9 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray, Prediction
 
+Target = tuple[str, Metric]
+"""A device's name and what is predicted of it."""
+
 _UNLIKE = (
     "unlike the networks that {metric} was learned from ({n:.3g} times as far away as all but 1 % of them): "
     "the interval is wider for that, and may still be too narrow"

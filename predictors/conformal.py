@@ -13,10 +13,9 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
-from hardsight.predictors._base import Predictor
-from hardsight.predictors.scale import logarithm, widened
+from hardsight.predictors._base import Predictor, Target
+from hardsight.predictors.scale import conformity, widened
 
-Target = tuple[str, Metric]
 _FAR = 2.0  # times beyond the labels: what is near them is no guess
 
 
@@ -76,8 +75,12 @@ class Conformal(Predictor):
         for device, metric in self.targets:
             graphs, y = table.labelled(device, metric)
             if graphs:
-                self.scores[device, metric] = np.sort(score(self.predictor, graphs, y, device, metric))
+                self._keep(score(self.predictor, graphs, y, device, metric), graphs, device, metric)
         return self
+
+    def _keep(self, scores: FloatArray, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> None:
+        """Take the calibration scores of graphs ``(n,)`` of one target."""
+        self.scores[device, metric] = np.sort(scores)
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         return self.predictor.point(graphs, device, metric)
@@ -151,8 +154,8 @@ def score(
     predictor: Predictor, graphs: Sequence[OperatorGraph], y: FloatArray, device: str, metric: Metric
 ) -> FloatArray:
     """Conformity scores ``(n,)`` of labels ``y``."""
-    off = np.abs(logarithm(metric, y) - logarithm(metric, predictor.point(graphs, device, metric)))
-    return np.asarray(off / predictor.doubt(graphs, device, metric), dtype=np.float64)
+    value, doubt = (ask(graphs, device, metric) for ask in (predictor.point, predictor.doubt))
+    return conformity(metric, y, value, doubt)
 
 
 def quantile(scores: FloatArray, level: float) -> float:

@@ -12,7 +12,7 @@ from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.conformal import quantile, split_families
-from hardsight.predictors.scale import logarithm, widened
+from hardsight.predictors.scale import conformity, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,21 +91,30 @@ def _scores(rows: pd.DataFrame) -> FloatArray:
     """Conformity scores ``(n,)`` of rows of one metric."""
     metric = Metric(rows["metric"].iloc[0])
     label, value, doubt = (rows[name].to_numpy(dtype=np.float64) for name in ("label", "value", "doubt"))
-    return np.asarray(np.abs(logarithm(metric, label) - logarithm(metric, value)) / doubt, dtype=np.float64)
+    return conformity(metric, label, value, doubt)
 
 
-def with_intervals(frame: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
-    """Add ``lower`` and ``upper``, each fold's calibrated on the scores of all other folds."""
+def with_intervals(
+    frame: pd.DataFrame, level: float = 0.9, by: Sequence[str] = ("device", "metric")
+) -> pd.DataFrame:
+    """Add ``lower`` and ``upper``, each fold's calibrated on the scores of all other folds.
+
+    Args:
+        frame: as `out_of_family` gives.
+        level: nominal coverage.
+        by: columns, the metric among them, whose groups are calibrated each by itself.
+    """
     import pandas as pd
 
     out = frame.assign(lower=np.nan, upper=np.nan)
-    for (_, metric), rows in out.groupby(["device", "metric"]):
+    for _, rows in out.groupby(list(by)):
+        metric = Metric(rows["metric"].iloc[0])
         score = pd.Series(_scores(rows), rows.index)
         for fold, part in rows.groupby("fold"):
             others = np.sort(score[rows["fold"] != fold].to_numpy())
             half = quantile(others, level) * part["doubt"].to_numpy()
             out.loc[part.index, ["lower", "upper"]] = np.stack(
-                widened(Metric(metric), part["value"].to_numpy(), half), axis=1
+                widened(metric, part["value"].to_numpy(), half), axis=1
             )
     return out
 
@@ -116,23 +125,21 @@ def summary(frame: pd.DataFrame, by: Sequence[str] = ("device", "metric")) -> pd
     Returns:
         Per group: ``n``; ``mape`` (mean |value − label| / label, over labels above zero); ``within_10``, the share of
         labels within 10 %; ``smape`` (mean 2 |value − label| / (value + label)); ``r2``, the coefficient of
-        determination;
-        ``spearman``; ``coverage``, the share of labels inside their interval; ``width``, the median of
-        (upper − lower) / value.
+        determination; ``spearman``; ``coverage``, the share of labels inside their interval; ``width``, the median
+        of (upper − lower) / value.
     """
     import pandas as pd
 
     def one(rows: pd.DataFrame) -> pd.Series[float]:
-        off = (rows["value"] - rows["label"]).abs()
-        error = (off / rows["label"])[rows["label"] > 0]
-        varies = ((rows["label"] - rows["label"].mean()) ** 2).sum()
+        label, value = rows["label"].to_numpy(float), rows["value"].to_numpy(float)
+        off = np.abs(value - label)
         return pd.Series(
             {
                 "n": len(rows),
-                "mape": error.mean(),
-                "within_10": (off <= 0.1 * rows["label"]).mean(),
-                "smape": (2 * off / (rows["value"] + rows["label"])).mean(),
-                "r2": 1 - (off**2).sum() / varies if varies > 0 else float("nan"),
+                "mape": (off / label)[label > 0].mean() if (label > 0).any() else float("nan"),
+                "within_10": (off <= 0.1 * label).mean(),
+                "smape": smape(label, value),
+                "r2": r_squared(label, value),
                 "spearman": rows["value"].rank().corr(rows["label"].rank()),
                 "coverage": ((rows["lower"] <= rows["label"]) & (rows["label"] <= rows["upper"])).mean(),
                 "width": ((rows["upper"] - rows["lower"]) / rows["value"]).median(),
@@ -142,3 +149,14 @@ def summary(frame: pd.DataFrame, by: Sequence[str] = ("device", "metric")) -> pd
     return pd.DataFrame(
         [{**dict(zip(by, key, strict=True)), **one(rows)} for key, rows in frame.groupby(list(by))]
     )
+
+
+def smape(label: FloatArray, value: FloatArray) -> float:
+    """Mean of 2 |value − label| / (value + label); right is right where both are zero."""
+    return float(np.mean(2 * np.abs(value - label) / np.maximum(label + value, np.finfo(float).tiny)))
+
+
+def r_squared(label: FloatArray, value: FloatArray) -> float:
+    """1 − residual / total sum of squares; NaN where all labels are equal."""
+    total = float(((label - label.mean()) ** 2).sum())
+    return 1 - float(((label - value) ** 2).sum()) / total if total > 0 else float("nan")

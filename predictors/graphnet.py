@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -14,14 +14,14 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
-from hardsight.predictors._base import Predictor
+from hardsight.predictors._base import Predictor, Target
 from hardsight.predictors.blocks import in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
 from hardsight.predictors.support import novelty
+from hardsight.predictors.ties import Tie, proportional
 
 Weights = Mapping[str, Array]
-Target = tuple[str, Metric]
 MAX_LOG_RATIO = 5.0
 MAX_SIGMA = 4.0
 
@@ -62,18 +62,6 @@ class GraphNetConfig:
     dropout: float = 0.05
     type_dropout: float = 0.1
     seed: int = 0
-
-
-class Tie(NamedTuple):
-    """A target that is another one times a constant: latency is cycles over the clock.
-
-    Args:
-        to: the other.
-        factor: what the other is multiplied with.
-    """
-
-    to: Target
-    factor: float
 
 
 def normalised(rows: Array, mean: Array, scale: Array) -> Array:
@@ -129,7 +117,6 @@ class GraphNetPredictor(Predictor):
     def fit(self, table: MeasurementTable) -> Self:
         """Learn every metric in `ADDITIVE` that the table has."""
         from hardsight.predictors.graphnet_train import train
-        from hardsight.predictors.ties import proportional
 
         targets = [
             (device, metric)
@@ -137,7 +124,7 @@ class GraphNetPredictor(Predictor):
             for metric in table.select(device=device).metrics
             if metric in ADDITIVE
         ]
-        self.ties = {target: Tie(*found) for target, found in proportional(table, targets).items()}
+        self.ties = proportional(table, targets)
         self.heads = [target for target in targets if target not in self.ties]
         self.members, self._last = [], None
         if self.heads:

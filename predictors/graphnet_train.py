@@ -14,12 +14,12 @@ from torch_geometric.utils import scatter
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.prediction import FloatArray
+from hardsight.predictors._base import Target
 from hardsight.predictors.encoding import encode_graphs
 from hardsight.predictors.features import TYPES, IntArray
 from hardsight.predictors.graphnet import (
     MAX_LOG_RATIO,
     GraphNetConfig,
-    Target,
     Weights,
     forward,
     normalised,

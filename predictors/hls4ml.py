@@ -14,14 +14,12 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
-from hardsight.predictors._base import Predictor
+from hardsight.predictors._base import Predictor, Target
 from hardsight.predictors._hls4ml_head import CANDIDATES, Candidate, Head, Inputs
 from hardsight.predictors._hls4ml_rules import Layer, layers_of, strategy_of
 from hardsight.predictors._hls4ml_success import Success
 
 _ARRAYS = "hls4ml.safetensors"
-
-Target = tuple[str, Metric]
 
 
 class Hls4mlPredictor(Predictor):

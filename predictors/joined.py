@@ -14,9 +14,7 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
-from hardsight.predictors._base import Predictor
-
-Target = tuple[str, Metric]
+from hardsight.predictors._base import Predictor, Target
 
 
 class _Part:

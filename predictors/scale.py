@@ -15,6 +15,11 @@ def logarithm(metric: Metric, value: FloatArray) -> FloatArray:
     return scaled
 
 
+def conformity(metric: Metric, label: FloatArray, value: FloatArray, doubt: FloatArray) -> FloatArray:
+    """How far labels lie from values on that scale ``(n,)``, in units of the doubt."""
+    return np.asarray(np.abs(logarithm(metric, label) - logarithm(metric, value)) / doubt, dtype=np.float64)
+
+
 def widened(metric: Metric, value: FloatArray, half: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Both ends of the interval of ``half`` around ``value`` on that scale; a count's is never below zero."""
     one = 1.0 if metric in MAY_BE_ZERO else 0.0

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hardsight.measurement import MeasurementTable
-from hardsight.metrics import Metric
+from hardsight.predictors._base import Target
 
-Target = tuple[str, Metric]
 _FEWEST = 20  # fewer graphs may be in proportion by chance
 _TOLERANCE = 1e-3
 
 
-def proportional(table: MeasurementTable, targets: Sequence[Target]) -> dict[Target, tuple[Target, float]]:
+class Tie(NamedTuple):
+    """A target that is another one times a constant: latency is cycles over the clock.
+
+    Args:
+        to: the other.
+        factor: what the other is multiplied with.
+    """
+
+    to: Target
+    factor: float
+
+
+def proportional(table: MeasurementTable, targets: Sequence[Target]) -> dict[Target, Tie]:
     """Targets in constant proportion to an earlier one of the same device.
 
     Args:
@@ -22,9 +34,9 @@ def proportional(table: MeasurementTable, targets: Sequence[Target]) -> dict[Tar
         targets: to look at, in order.
 
     Returns:
-        Target to the earlier one, and by what to multiply that.
+        Target to its tie to the earlier one.
     """
-    found: dict[Target, tuple[Target, float]] = {}
+    found: dict[Target, Tie] = {}
     labels = {
         target: table.select(device=target[0], metric=target[1]).rows.groupby("digest")["value"].median()
         for target in targets
@@ -39,6 +51,6 @@ def proportional(table: MeasurementTable, targets: Sequence[Target]) -> dict[Tar
                 continue
             ratio = np.log(both["y"] / both["x"])
             if float(ratio.max() - ratio.min()) < _TOLERANCE:
-                found[target] = (other, float(np.exp(ratio.median())))
+                found[target] = Tie(other, float(np.exp(ratio.median())))
                 break
     return found

@@ -9,7 +9,6 @@ import numpy as np
 
 from hardsight.experiments.hls4ml.evaluate import SOURCES, device_tables, find
 from hardsight.experiments.hls4ml.feasibility import published
-from hardsight.experiments.hls4ml.scores import r_squared
 from hardsight.graph import OperatorGraph
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
@@ -20,6 +19,7 @@ from hardsight.predictors._hls4ml_rules import (
     strategy_of,
     within_unroll_limit,
 )
+from hardsight.predictors.evaluation import r_squared
 
 if TYPE_CHECKING:
     import pandas as pd

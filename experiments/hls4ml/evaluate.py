@@ -15,8 +15,7 @@ from hardsight.datasets.sources._base import DATA
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import Predictor
-from hardsight.predictors._hls4ml_conformal import with_count_intervals
-from hardsight.predictors.evaluation import out_of_family
+from hardsight.predictors.evaluation import out_of_family, with_intervals
 from hardsight.predictors.hls4ml import Hls4mlPredictor
 from hardsight.progress import Progress
 
@@ -73,7 +72,7 @@ def predict_all(progress: Progress | None = None) -> pd.DataFrame:
         frame = out_of_family(make, table, folds_of(table, seed))
         frame = frame.merge(_kinds(table), on="digest")
         if name == OURS:
-            frame = with_count_intervals(frame, LEVEL)
+            frame = with_intervals(frame, LEVEL, by=("device", "metric", "stratum"))
         parts.append(frame.assign(grouping=grouping, predictor=name, seed=seed))
         if progress:
             progress("hls4ml layers", done, len(work))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardsight.prediction import FloatArray
+from hardsight.predictors.evaluation import r_squared, smape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,16 +45,10 @@ def score(rows: pd.DataFrame) -> dict[str, float]:
         "n": len(rows),
         "r2": r_squared(label, value),
         "r2_log": r_squared(np.log1p(label), np.log1p(value)),
-        "smape": float(np.mean(2 * off / np.maximum(label + value, 1e-9))),
+        "smape": smape(label, value),
         "exact": float(np.mean(off <= 0.5)),
         "within_2": float(np.mean(off <= 2)),
         "coverage": float(np.mean((lower <= label) & (label <= upper))) if known.all() else float("nan"),
         "width": float(np.median(width)) if len(width) else float("nan"),
         "wide": float(np.quantile(width, 0.9)) if len(width) else float("nan"),
     }
-
-
-def r_squared(label: FloatArray, value: FloatArray) -> float:
-    """1 − residual / total sum of squares; NaN where all labels are equal."""
-    total = float(((label - label.mean()) ** 2).sum())
-    return 1 - float(((label - value) ** 2).sum()) / total if total > 0 else float("nan")

@@ -16,7 +16,7 @@ from hardsight.errors import DataError
 from hardsight.experiments.hls4ml import __main__ as experiment
 from hardsight.experiments.hls4ml import evaluate, feasibility, tables
 from hardsight.experiments.hls4ml.scores import score, scores
-from hardsight.predictors._hls4ml_conformal import with_count_intervals
+from hardsight.predictors.evaluation import with_intervals
 
 HEADER = (
     "d_in,d_out,prec,rf,strategy,hls_synth_success,WorstLatency_hls,IntervalMax_hls,LUT_hls,FF_hls,DSP_hls,"
@@ -105,7 +105,7 @@ def test_intervals_come_from_the_other_folds_of_the_same_kind() -> None:
         }
     )  # fmt: skip
     other = rows.assign(stratum="dense/unrolled", label=9.0)
-    said = with_count_intervals(pd.concat([rows, other], ignore_index=True), 0.9)
+    said = with_intervals(pd.concat([rows, other], ignore_index=True), 0.9, ("device", "metric", "stratum"))
     first = said[(said["stratum"] == "dense/folded") & (said["fold"] == 0)]
     np.testing.assert_allclose(first["upper"], 10 * np.exp(2.0) - 1)  # the 10th of fold 1's ten errors
     np.testing.assert_allclose(said.loc[said["stratum"] == "dense/unrolled", "upper"], 9.0)

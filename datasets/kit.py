@@ -230,7 +230,8 @@ def read_header(text: str) -> Header | None:
     """The header in the first line of a file of measurements; None when the file is not a kit's.
 
     Raises:
-        DataError: when the kit, its units or its device are not what this version reads, with what to do.
+        DataError: when the kit, its units or its threads are not what this version reads, with what to do.
+        InputError: when its device is none that a kit measures.
     """
     try:
         record = json.loads(text)
@@ -250,8 +251,7 @@ def read_header(text: str) -> Header | None:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise DataError(f"the header is damaged ({where}: {fault['msg']}); measure again") from error
-    threads = header.device.rpartition("-t")[2]
-    if threads.isdigit() and int(threads) != header.threads:
+    if kit_device(header.device).threads != header.threads:
         raise DataError(
             f"the header says that {header.device} was measured with {header.threads} threads; do not edit the file, "
             "or measure again"

@@ -21,7 +21,7 @@ def pack(
 
     On an ``int8-…`` mode of a runtime that quantizes with our static quantization, a float graph and its
     quantized twin both have the twin's label on the ``fp32-…`` mode of the same threads: the same file, run the
-    same way.
+    same way. What a builder could not label is no failure where another labelled it.
 
     Args:
         builders: graphs and journals.
@@ -33,7 +33,7 @@ def pack(
     """
     graphs: dict[str, StoredGraph] = {}
     labels: dict[tuple[str, str, str], Measurement] = {}
-    failures: dict[tuple[str, str], str] = {}
+    failures: dict[tuple[str, str, str], str] = {}  # of a metric, or where that is empty of the whole cell
     for builder in builders:
         own = {g.digest: g for g in builder.stored()}
         graphs.update(own)
@@ -45,7 +45,7 @@ def pack(
                 continue
             device = (rename or {}).get(m.device, m.device)
             if (m.digest, m.device, m.metric) not in clean:
-                failures[m.digest, device] = f"{m.metric}: its spread stayed above {MAX_SPREAD:.0%}"
+                failures[m.digest, device, m.metric] = f"{m.metric}: its spread stayed above {MAX_SPREAD:.0%}"
                 continue
             m = clean[m.digest, m.device, m.metric]  # of the second time, where the first was disturbed
             m = replace(with_repeatability(m, half_widths), device=device)
@@ -56,10 +56,12 @@ def pack(
                     labels[digest, mode, m.metric] = replace(m, device=mode, digest=digest)
         for (digest, device), reason in builder.journal.failures().items():
             if digest in own:
-                failures[digest, (rename or {}).get(device, device)] = reason
+                failures[digest, (rename or {}).get(device, device), ""] = reason
+    labelled = labels.keys() | {(digest, device, "") for digest, device, _ in labels}
+    left = {key[:2]: reason for key, reason in failures.items() if key not in labelled}
     table = MeasurementTable.from_measurements(labels.values(), {})
-    used = set(table.digests) | {digest for digest, _ in failures}
-    save_table(folder, [g for d, g in graphs.items() if d in used], table, failures)
+    used = set(table.digests) | {digest for digest, _ in left}
+    save_table(folder, [g for d, g in graphs.items() if d in used], table, left)
     return load_table(folder)
 
 

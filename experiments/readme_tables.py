@@ -68,7 +68,7 @@ def predictors_table() -> str:
     """What was kept for each kind of device and metric on families held out whole, as training recorded it."""
     import pandas as pd
 
-    from hardsight.device import shipped_devices
+    from hardsight.device import kind_of
     from hardsight.predictors import shipped_folder
     from hardsight.predictors.persist import read_meta
 
@@ -76,7 +76,7 @@ def predictors_table() -> str:
     scores = pd.DataFrame(info["held_out_families"])
     numbers = ["mape", "within_10", "spearman", "coverage", "width"]
     scores[numbers] = scores[numbers].apply(pd.to_numeric)
-    scores["kind"] = scores["device"].map(lambda name: shipped_devices()[name].kind)
+    scores["kind"] = scores["device"].map(kind_of)
     rows = []
     for target, name in sorted(info["chosen"].items()):
         kind, metric = target.split("/")

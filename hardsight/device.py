@@ -29,6 +29,7 @@ GPU_MODES = tuple(
     for precision in ("fp32", "fp16", "bf16")
 )
 """Modes of the runtime ``cuda``: PyTorch on this machine's first NVIDIA GPU."""
+Kind = Literal["cpu", "gpu", "npu", "fpga", "asic"]
 
 
 class Device(BaseModel):
@@ -42,7 +43,7 @@ class Device(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){2}$")
-    kind: Literal["cpu", "gpu", "npu", "fpga", "asic"]
+    kind: Kind
     description: str = ""
     runtime_version: str = ""
     precisions: tuple[str, ...] = ("fp32",)
@@ -72,6 +73,12 @@ def shipped_devices() -> dict[str, Device]:
     folder = resources.files("hardsight") / "devices"
     found = (parse_device(f.read_text(), f.name) for f in folder.iterdir() if f.name.endswith(".yaml"))
     return {device.name: device for device in sorted(found, key=lambda d: d.name)}
+
+
+def kind_of(name: str) -> Kind:
+    """Kind of a device of the package; this machine and unknown devices are CPUs."""
+    known = shipped_devices().get(name)
+    return known.kind if known else "cpu"
 
 
 def parse_device(text: str, source: str) -> Device:

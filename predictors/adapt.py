@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardsight.device import Device, device_folder, get_device, shipped_devices
+from hardsight.device import Device, device_folder, get_device, kind_of
 from hardsight.errors import BackendError, DataError, NotSupportedError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import Measurement, MeasurementTable
@@ -265,9 +265,8 @@ def _source_devices(predictor: Predictor, device: Device) -> list[str]:
     Only those of the same kind, or CPUs where none is.
     """
     all_known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
-    kinds = {name: known.kind for name, known in shipped_devices().items()}
-    known = [n for n in all_known if kinds.get(n, "cpu") == device.kind]
-    known = known or [n for n in all_known if kinds.get(n, "cpu") == "cpu"]
+    known = [n for n in all_known if kind_of(n) == device.kind]
+    known = known or [n for n in all_known if kind_of(n) == "cpu"]
     precision = device.mode.split("-")[0]
     same_precision = [n for n in known if n.split("/")[2].split("-")[0] == precision]
     same = [n for n in same_precision if n.split("/")[1] == device.runtime]

@@ -81,7 +81,7 @@ def kernels(graph: OperatorGraph) -> Kernels:
         k = len(kept)
         kept.append(i)
         made_by.append(k)
-        row = [*_raw(op, category[i]), *added[i]]
+        row = _raw(op, category[i])
         row[_CONSUMERS] = len(consumers[i])
         row[_ACTIVATION] = swallowed.get(i, 0)
         row[_PATTERN], row[_LEADS] = pattern.get(i, 0), i in leads
@@ -92,9 +92,11 @@ def kernels(graph: OperatorGraph) -> Kernels:
             else:
                 pairs.add((made_by[producer], k))
         rows.append(row)
+    of_kernel = np.array(kept, dtype=np.int64)
+    raw = np.array(rows, dtype=np.float64).reshape(-1, len(RAW) - len(adders.COLUMNS))
     return Kernels(
-        np.array(kept, dtype=np.int64),
-        np.array(rows, dtype=np.float64).reshape(-1, len(RAW)),
+        of_kernel,
+        np.concatenate([raw, added[of_kernel]], axis=1),
         np.array([category[i] for i in kept], dtype=np.int64),
         np.array([_TYPE.get(operators[i].op_type, -1) for i in kept], dtype=np.int64),
         np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T,
@@ -189,6 +191,7 @@ def _integers(value: Attribute | None) -> tuple[int, ...]:
 
 
 def _raw(op: Operator, category: int) -> list[float]:
+    """`RAW` of one operator, without what is known of adders."""
     attributes = op.attributes
     out = op.output_shapes[0] if op.output_shapes else ()
     into = op.input_shapes[0] if op.input_shapes else ()

@@ -1,8 +1,8 @@
 """Compare all predictors on what they never saw: ``python -m hardsight.experiments.accuracy``.
 
-Arguments choose kinds of devices (``cpu npu asic fpga``) and protocols (``families networks``); all by default, which
-takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the tables are
-made again. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
+Arguments choose kinds of devices (``cpu gpu npu fpga asic``) and protocols (``families networks``); all by default,
+which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the tables
+are made again. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
 protocol.
 """
 
@@ -11,12 +11,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from hardsight.cli import _boundary
+from hardsight.device import Kind
 from hardsight.errors import InputError
 from hardsight.experiments.accuracy.protocols import PROTOCOLS
-from hardsight.experiments.accuracy.tables import device_table, family_table, pooled_table
+from hardsight.experiments.accuracy.tables import device_table, family_table, own_cost_table, pooled_table
 from hardsight.experiments.readme_tables import fill
 from hardsight.progress import progress_bars
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("runs/accuracy")
 README = Path("experiments/accuracy/README.md")
-KINDS = ("cpu", "npu", "asic", "fpga")
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def main(
@@ -59,9 +60,10 @@ def main(
             if kind not in kinds:
                 continue
             frames = predictions(kinds[kind], protocol, folder / protocol / kind)
-            _track(kinds[kind], kind, protocol, frames, folder)
+            scores = _scores(frames)
+            _track(kinds[kind], kind, protocol, frames, scores, folder)
             if readme.exists():
-                _write(readme, f"{protocol}-{kind}", frames)
+                _write(readme, f"{protocol}-{kind}", kinds[kind], frames, scores)
 
 
 def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[str, pd.DataFrame]:
@@ -86,14 +88,19 @@ def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[st
 
 
 def _track(
-    table: MeasurementTable, kind: str, protocol: str, frames: dict[str, pd.DataFrame], folder: Path
+    table: MeasurementTable,
+    kind: str,
+    protocol: str,
+    frames: dict[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    folder: Path,
 ) -> None:
     from hardsight import jobs, tracking
 
     params = {"predictors": ", ".join(frames), "graphs": str(len(table.digests)), "protocol": protocol}
     tags = {"data_digest": jobs.table_digest(table)}
     with tracking.track("accuracy", f"{protocol}-{kind}", params, tags, folder=folder) as run:
-        for row in jobs.score_records(_scores(frames)):
+        for row in jobs.score_records(scores):
             prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
             run.metrics({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
         for name in frames:
@@ -108,12 +115,15 @@ def _scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([summary(frame).assign(predictor=name) for name, frame in frames.items()])
 
 
-def _write(readme: Path, section: str, frames: dict[str, pd.DataFrame]) -> None:
-    scores = _scores(frames)
+def _write(
+    readme: Path, section: str, table: MeasurementTable, frames: dict[str, pd.DataFrame], scores: pd.DataFrame
+) -> None:
     text = fill(readme.read_text(), section, pooled_table(scores))
     text = fill(text, f"{section}-devices", device_table(scores))
     if section.startswith("families"):
         text = fill(text, f"{section}-by-family", family_table(frames["graphnet"]))
+    if section.endswith("fpga"):
+        text = fill(text, "fpga-own-cost", own_cost_table(table))
     readme.write_text(text)
     _boundary.say(f"Tables of {section} written to {readme}")
 

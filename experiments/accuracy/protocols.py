@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hardsight.datasets.store import GraphStore
 from hardsight.measurement import MeasurementTable
-
-FOLDS = 7
+from hardsight.predictors.training import FOLDS
 
 
 def families(table: MeasurementTable) -> MeasurementTable:
@@ -22,10 +22,10 @@ def networks(table: MeasurementTable, seed: int = 0) -> MeasurementTable:
     The result's families are these groups. Small graphs that teach operators keep theirs, so they are never left out.
     """
     from hardsight.datasets.families import TEACHING
-    from hardsight.datasets.store import load_shipped
 
-    stored = getattr(load_shipped().graphs, "facts", {})
-    original = {d: (stored[d].twin or d) if d in stored else d for d in table.digests}
+    graphs = table.graphs
+    assert isinstance(graphs, GraphStore)
+    original = {d: graphs.facts[d].twin or d for d in table.digests}
     own = sorted(set(original.values()))
     group = dict(zip(own, np.random.default_rng(seed).permutation(len(own)) % FOLDS, strict=True))
     groups = {

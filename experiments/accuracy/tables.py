@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hardsight.experiments.readme_tables import markdown
+from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +80,21 @@ def family_table(frame: pd.DataFrame) -> str:
             (str(name), str(int(r["labels"])), *(f"{r[k]:.1%}" for k in ("mape", "median", "bias", "cover")))
             for name, r in table.sort_values("mape").iterrows()
         ),
+    )
+
+
+def own_cost_table(table: MeasurementTable) -> str:
+    """What da4ml itself makes of its designs' logic cells, times the one factor that fits them in the middle."""
+    from hardsight.predictors.evaluation import r_squared, smape
+
+    rows = table.select(device="xcup/da4ml/lc5", metric=Metric.LOGIC_CELLS).rows
+    label = rows["value"].to_numpy(dtype=np.float64)
+    cost = np.array([float(json.loads(versions)["da4ml_cost"]) for versions in rows["versions"]])
+    value = cost * np.exp(np.median(np.log(label / cost)))
+    scores = (f"{smape(label, value):.1%}", _number(r_squared(label, value)))
+    return markdown(
+        ("metric", "compared", "labels", "SMAPE", "R²"),
+        [(f"`{Metric.LOGIC_CELLS}`", "da4ml's own cost", f"{len(rows):,}", *scores)],
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from hardsight import api
 from hardsight.cli import _boundary
+from hardsight.datasets.journal import Journal
 from hardsight.errors import HardsightError, InputError
 from hardsight.experiments.outside import models
 from hardsight.experiments.outside.tables import model_table, summary_table
@@ -24,6 +25,7 @@ from hardsight.progress import Progress, progress_bars
 
 FOLDER = Path("runs/outside")
 README = Path("experiments/outside/README.md")
+JOURNAL = "measured.jsonl"
 MODES = {f"host/onnxruntime/{mode}-t1": f"outside/onnxruntime/{mode}-t1" for mode in ("fp32", "int8")}
 """What is measured, and the name of what is adapted to it."""
 SAMPLES = 14
@@ -42,6 +44,7 @@ def main(chosen: Sequence[str] = (), folder: Path = FOLDER, readme: Path = READM
     Raises:
         InputError: torchvision has no such network.
         BackendError: torchvision is missing, or this machine cannot be measured.
+        StorageError: a measurement cannot be kept.
     """
     known = models.names()
     if unknown := sorted(set(chosen) - set(known)):
@@ -73,8 +76,8 @@ def _adapt(folder: Path, progress: Progress) -> None:
 
 
 def _measure(chosen: Sequence[str], folder: Path, progress: Progress) -> None:
-    journal = folder / "measured.jsonl"
-    known = {(row["model"], row["device"]) for row in _lines(journal)}
+    journal = Journal(folder / JOURNAL)
+    known = {(row["model"], row["device"]) for row in journal}
     for done, name in enumerate(chosen):
         progress("networks", done, len(chosen))
         for device in MODES:
@@ -88,28 +91,18 @@ def _measure(chosen: Sequence[str], folder: Path, progress: Progress) -> None:
                 row |= {"value": label.value, "spread": label.spread, "versions": dict(label.versions)}
             except HardsightError as error:
                 row["failed"] = str(error)
-            with journal.open("a") as file:
-                file.write("\n" + json.dumps(row))  # begins a line of its own, whatever a kill left before it
+            journal.append([row])
     progress("networks", len(chosen), len(chosen))
 
 
 def _rows(folder: Path) -> Iterator[Row]:
     """What was measured, with what is predicted; failed ones as they are."""
-    for row in _lines(folder / "measured.jsonl"):
+    for row in Journal(folder / JOURNAL):
         if "failed" not in row:
             path = folder / "models" / f"{row['model']}.onnx"
             answer = api.predict(path, device=MODES[row["device"]])["latency_s"]
             row |= {"predicted": answer.value, "lower": answer.lower, "upper": answer.upper}
         yield row
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    """Whole lines of a journal; one that a kill cut off is measured again."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield dict(json.loads(line))
-        except ValueError:
-            continue
 
 
 def _track(rows: Sequence[Row], folder: Path) -> None:
@@ -120,7 +113,7 @@ def _track(rows: Sequence[Row], folder: Path) -> None:
         for device in MODES:
             found = scores([row for row in rows if row["device"] == device and "failed" not in row])
             run.metrics({f"{device}/{key}": value for key, value in found.items() if value == value})
-        run.artifact(folder / "measured.jsonl")
+        run.artifact(folder / JOURNAL)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from hardsight.datasets.build import BLOCK, Builder, Recipe, only_builder
+from hardsight.datasets.pack import pack
 from hardsight.datasets.profilers import Profiler
 from hardsight.datasets.profilers._cpu import cpu_name
 from hardsight.datasets.store import load_failures, load_table
@@ -167,6 +168,34 @@ def test_a_noisy_label_is_listed_or_taken_from_the_second_time(tmp_path: Path) -
     assert (failed.digest, failed.device) == (graphs[1].digest, DEVICE.name)
     assert "latency_s: its spread stayed above 10%" in failed.reason
     assert summarise_devices(table, load_failures(tmp_path))[0].failed == 1
+
+
+@pytest.mark.parametrize("labelled_last", [True, False])
+def test_a_failure_of_one_builder_is_none_where_another_has_the_label(
+    tmp_path: Path, labelled_last: bool
+) -> None:
+    recipe = Recipe(families=("mlp",), per_family=5, int8=False)
+    failing, labelled = built(tmp_path / "failing", recipe), built(tmp_path / "labelled", recipe)
+    digests = [g.digest for g in labelled.stored()]
+
+    def cell(number: int, **labels: tuple[float, float]) -> dict[str, Any]:
+        found = [Measurement(digests[number], DEVICE.name, Metric(m), *v, 20) for m, v in labels.items()]
+        return {"digest": digests[number], "device": DEVICE.name, "labels": [asdict(m) for m in found]}
+
+    crashed = {"device": DEVICE.name, "failed": "crashed"}
+    noisy, fine, memory = (1e-3, 0.5), (1e-3, 0.01), (1e7, 0.0)
+    failing.journal.append([{"digest": digests[i], **crashed} for i in (0, 1)])
+    failing.journal.append([cell(i, latency_s=noisy, peak_memory_bytes=memory) for i in (2, 3)])
+    labelled.journal.append([cell(i, latency_s=fine) for i in (0, 2)])
+    labelled.journal.append([cell(3, peak_memory_bytes=memory)])
+    builders = [failing, labelled] if labelled_last else [labelled, failing]
+    table = pack(builders, tmp_path / "out")
+    assert set(table.select(metric=Metric.LATENCY).digests) == {digests[0], digests[2]}
+    failures = load_failures(tmp_path / "out").set_index("digest")["reason"].to_dict()
+    assert failures == {
+        digests[1]: "crashed",
+        digests[3]: "latency_s: its spread stayed above 10%",
+    }
 
 
 def test_a_folder_is_built_by_one_process(tmp_path: Path) -> None:

@@ -373,6 +373,7 @@ def file_of(folder: Path, header: str, *lines: str) -> Path:
         ({"units": {}}, "line 2: the header states no unit of latency_s"),
         ({"device": 3}, r"the header is damaged \(device: "),
         ({"device": "a/b"}, "'a/b' is not a device name"),
+        ({"device": "b/openvino/fp32-t1"}, "a kit measures with onnxruntime or litert"),
         (
             {"device": "b/onnxruntime/fp32-t1"},
             f"line 2: the line is of {NAME} and the header of b/onnxruntime",

@@ -12,11 +12,12 @@ from hardsight.datasets.families import TEACHING
 from hardsight.datasets.store import GraphStore, load_shipped
 from hardsight.errors import InputError
 from hardsight.experiments.accuracy import __main__ as accuracy
-from hardsight.experiments.accuracy.protocols import FOLDS, networks
-from hardsight.experiments.accuracy.tables import device_table, pooled_table
-from hardsight.measurement import MeasurementTable
+from hardsight.experiments.accuracy.protocols import networks
+from hardsight.experiments.accuracy.tables import device_table, own_cost_table, pooled_table
+from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors.conformal import family_folds
+from hardsight.predictors.training import FOLDS
 
 DEVICE = "xeon-amx/onnxruntime/fp32-t1"
 
@@ -96,6 +97,51 @@ def test_pooled_error_states_the_range_over_devices() -> None:
         scores
     )
     assert len(device_table(scores).splitlines()) == 4
+
+
+def cost_table(labels: list[float], costs: list[float], device: str = "xcup/da4ml/lc5") -> MeasurementTable:
+    return MeasurementTable.from_measurements(
+        [
+            Measurement(
+                str(i),
+                device,
+                metric,
+                label,
+                0.0,
+                1,
+                versions={"da4ml_cost": str(cost)},
+                provenance="synthesised",
+            )
+            for i, (label, cost) in enumerate(zip(labels, costs, strict=True))
+            for metric in (Metric.LOGIC_CELLS, Metric.FF)
+        ],
+        {},
+    )
+
+
+def test_da4ml_own_cost_is_scaled_by_one_factor() -> None:
+    table = cost_table([50.0, 100.0, 400.0], [100.0, 200.0, 400.0])  # half, half, as much
+    other = cost_table([1.0], [1e6], "ecp5/nextpnr/lc5")
+    line = own_cost_table(table + other).splitlines()[-1]
+    # A half of each: 50, 100, 200; so (0 + 0 + 2 · 200 / 600) / 3, and 1 − 200² / 71,667.
+    assert line == "| `logic_cells` | da4ml's own cost | 3 | 22.2% | 0.442 |"
+
+
+def test_da4ml_own_cost_is_written_with_the_tables_of_fpgas(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"family": ["f"], "label": [1.0], "value": [1.0], "lower": [1.0], "upper": [1.0]})
+    frame = frame.assign(device="d", metric="lut")
+    places = ("networks-fpga", "networks-fpga-devices", "fpga-own-cost")
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- table: {p} -->\n<!-- end -->\n" for p in places))
+    frames = {"ridge": frame}
+    table = cost_table([1.0, 2.0], [1.0, 2.0])
+    accuracy._write(readme, "networks-fpga", table, frames, accuracy._scores(frames))
+    assert "| da4ml's own cost | 2 | 0.0% | 1.000 |" in readme.read_text()
+
+
+def test_every_kind_of_device_may_be_chosen(tmp_path: Path) -> None:
+    accuracy.main(["gpu"], tmp_path / "runs", tmp_path / "README.md")  # has no labels yet
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_word_is_refused() -> None:

@@ -70,7 +70,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(outside.api, "measure", measure)
     monkeypatch.setattr(outside.api, "predict", predict)
     (tmp_path / "measured.jsonl").write_text(
-        json.dumps({"model": "small", "device": FP32, "value": 2e-3, "spread": 0.0}) + '\n{"model": "sm'
+        "\n"
+        + json.dumps({"model": "small", "device": FP32, "value": 2e-3, "spread": 0.0})
+        + '\n{"model": "sm'
     )
     readme = tmp_path / "README.md"
     readme.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("summary", "models")))

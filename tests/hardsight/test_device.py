@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hardsight.device import Device, device_folder, get_device, user_devices
+from hardsight.device import Device, device_folder, get_device, kind_of, user_devices
 from hardsight.errors import StorageError
 
 GOOD, BAD = "board/onnxruntime/fp32-t1", "phone/onnxruntime/fp32-t1"
@@ -31,3 +31,8 @@ def test_a_damaged_device_costs_only_itself(
     assert get_device("host/onnxruntime/fp32-t1").kind == "cpu"
     with pytest.raises(StorageError, match=r"'phone.*is damaged; run 'hardsight adapt' again or delete"):
         get_device(BAD)
+
+
+def test_only_devices_of_the_package_have_a_kind_of_their_own() -> None:
+    assert kind_of("xcup/da4ml/lc5") == "fpga"
+    assert kind_of("host/cuda/eager-fp32") == kind_of("phone/onnxruntime/fp32-t1") == "cpu"

@@ -70,18 +70,19 @@ def predictors_table() -> str:
 
     from hardsight.device import kind_of
     from hardsight.predictors import shipped_folder
+    from hardsight.predictors.evaluation import ranked
     from hardsight.predictors.persist import read_meta
 
     info = read_meta(shipped_folder())["info"]
     scores = pd.DataFrame(info["held_out_families"])
-    numbers = ["mape", "within_10", "spearman", "coverage", "width"]
+    numbers = ["mape", "smape", "within_10", "spearman", "coverage", "width"]
     scores[numbers] = scores[numbers].apply(pd.to_numeric)
     scores["kind"] = scores["device"].map(kind_of)
     rows = []
     for target, name in sorted(info["chosen"].items()):
         kind, metric = target.split("/")
         of = scores[(scores["kind"] == kind) & (scores["metric"] == metric)]
-        means = of.groupby("predictor")["mape"].mean().sort_values()
+        means = of.groupby("predictor")["mape"].mean()[ranked(of)]
         own = of[of["predictor"] == name]
         mean = own[["within_10", "spearman", "coverage", "width"]].mean()
         next_best = next((f"{other} {_show.percent(x)}" for other, x in means.items() if other != name), "–")

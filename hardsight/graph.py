@@ -107,6 +107,16 @@ class OperatorGraph:
         A Merkle hash: types, attributes, shapes, bit-widths and wiring. Names, weights, the order in
         which a file lists its nodes and the assumptions have no part in it.
         """
+        inputs, done = self._fingerprints()
+        ends = tuple(sorted((inputs[s] if p < 0 else done[p], s) for p, s in self.output_edges))
+        return _hash("graph", tuple(sorted(inputs)), tuple(sorted(done)), ends)[:32]
+
+    def fingerprints(self) -> list[str]:
+        """Of each operator, a hash of itself and of all that it depends on, whatever the order of the list."""
+        return self._fingerprints()[1]
+
+    def _fingerprints(self) -> tuple[list[str], list[str]]:
+        """Of the graph's inputs and of its operators."""
         inputs = [_hash("input", spec.shape, spec.dtype) for spec in self.inputs]
         done: list[str] = []
         for op in self.operators:
@@ -125,8 +135,7 @@ class OperatorGraph:
                     (op.input_bits, op.weight_bits, op.output_bits, op.repeats),
                 )
             )
-        ends = tuple(sorted((inputs[s] if p < 0 else done[p], s) for p, s in self.output_edges))
-        return _hash("graph", tuple(sorted(inputs)), tuple(sorted(done)), ends)[:32]
+        return inputs, done
 
     @cached_property
     def macs(self) -> int:

@@ -11,6 +11,7 @@ from hardsight.errors import NotCalibratedError, NotSupportedError, UnknownNameE
 from hardsight.predictors._base import Predictor
 
 __all__ = [
+    "BASELINES",
     "PREDICTORS",
     "Predictor",
     "load_predictor",
@@ -26,17 +27,23 @@ PREDICTORS = {
     "forest": "hardsight.predictors.forest:ForestPredictor",
     "graphnet": "hardsight.predictors.graphnet:GraphNetPredictor",
 }
+# What others do, for the accuracy tables only: too slow or too weak to be tried by every `hardsight train`.
+BASELINES = {
+    "kernel-forest": "hardsight.predictors.kernel_forest:KernelForestPredictor",
+    "transformer": "hardsight.predictors.transformer:TransformerPredictor",
+}
 
 
 def make_predictor(name: str) -> Predictor:
-    """A fresh, unfitted predictor of that name.
+    """A fresh, unfitted predictor of that name, in `PREDICTORS` or `BASELINES`.
 
     Raises:
         UnknownNameError: listing the names there are.
     """
-    if name not in PREDICTORS:
-        raise UnknownNameError("predictor", name, PREDICTORS)
-    module, cls = PREDICTORS[name].split(":")
+    known = {**PREDICTORS, **BASELINES}
+    if name not in known:
+        raise UnknownNameError("predictor", name, known)
+    module, cls = known[name].split(":")
     predictor = getattr(import_module(module), cls)()
     assert isinstance(predictor, Predictor)
     return predictor

@@ -28,17 +28,37 @@ from hardsight.predictors.features import (
 from hardsight.predictors.features import SCHEMA as TOTALS_SCHEMA
 from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels, kernels
 
-_VERSION = 2
+_VERSION = 4
 SCHEMA = hashlib.sha256(repr((TOTALS_SCHEMA, RAW, PATTERNS, _VERSION)).encode()).hexdigest()[:16]
 """Changes whenever the meaning of a feature does; a saved predictor of another schema is refused."""
 
 _AT = {name: i for i, name in enumerate(RAW)}
-_QUANTIZE, _VIEW = CATEGORIES.index("quantize"), CATEGORIES.index("view")
+_QUANTIZE, _VIEW, _RECURRENT = (CATEGORIES.index(name) for name in ("quantize", "view", "recurrent"))
 
 
-PRIORS = ("time", "macs", "bytes", "weights", "elements", "kernels", "logic")
-"""Generic costs of a kernel: roofline seconds, MACs, bytes moved, bytes of weights, output elements, one, and bits
-that adders and registers hold."""
+ADDED = ("time", "macs", "bytes", "weights", "elements", "kernels", "logic")
+"""Generic costs of a kernel that add up: roofline seconds, MACs, bytes moved, bytes of weights, output elements, one,
+and bits that adders and registers hold."""
+HELD = ("live", "working", "all weights", "all inputs", "constant")
+"""What memory holds while a kernel runs: activations alive, what the kernel reads and writes, the graph's weights and
+inputs, all in bytes; and one."""
+PRIORS = (*ADDED, *HELD)
+
+
+_SUMMARY = len(CATEGORIES) + 12
+_PARTS = {
+    "neighbours": 2 * (_SUMMARY + len(CATEGORIES)),
+    "graph": 5,
+    "category": len(CATEGORIES),
+    "type": len(TYPES),
+}
+"""The last columns of a row: averages of the kernel's neighbours, totals of its graph, and what it is."""
+
+
+def columns_of(part: str) -> slice:
+    """Where ``neighbours``, ``graph``, ``category`` or ``type`` stand in a row, counted from its end."""
+    widths = list(_PARTS.values())[list(_PARTS).index(part) :]
+    return slice(-sum(widths), -sum(widths[1:]) or None)
 
 
 class Encoded(NamedTuple):
@@ -46,7 +66,8 @@ class Encoded(NamedTuple):
 
     Args:
         rows: ``(v, f)`` features.
-        priors: ``(v, len(PRIORS))`` what a kernel would cost by generic constants, repeats included.
+        priors: ``(v, len(PRIORS))`` what a kernel would cost by generic constants, repeats included; what memory
+            holds while it runs.
         owner: ``(v,)`` which graph a kernel belongs to.
         n: number of graphs.
     """
@@ -74,7 +95,11 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     c = {name: raw[:, i] for name, i in _AT.items()}
 
     int8 = (c["in_bits"] <= 8) & (c["weight_bits"] <= 8) & (category != _QUANTIZE)
-    moved_bytes = np.where(category == _VIEW, 0, c["bytes_in"] + c["bytes_out"] + c["bytes_weights"])
+    fetches = np.where(
+        category == _RECURRENT, c["axis"], 1
+    )  # a recurrent layer needs its weights at every step
+    fetched_bytes = c["bytes_weights"] * fetches
+    moved_bytes = np.where(category == _VIEW, 0, c["bytes_in"] + c["bytes_out"] + fetched_bytes)
     compute_s = c["macs"] / np.where(int8, INT8_SPEEDUP * PEAK_MACS_PER_S, PEAK_MACS_PER_S)
     prior = c["repeats"] * (np.maximum(compute_s, moved_bytes / BANDWIDTH_BYTES_PER_S) + DISPATCH_S)
 
@@ -86,19 +111,21 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         c["macs"] / np.maximum(moved_bytes, 1), c["c_in"], c["c_out"], per_group_in, per_group_out, positions,
         c["area"], c["groups"], c["width"], c["height"], c["inner"], c["axis"], c["in_elements"], c["batch"],
         c["smallest_in"], c["repeats"], c["into"], c["consumers"], c["kernel"], moved_bytes, c["dilation"],
-        prior * 1e9, c["in_bits"], c["weight_bits"], c["out_bits"],
+        prior * 1e9, c["in_bits"], c["weight_bits"], c["out_bits"], c["live_bytes"],
+        c["live_bytes"] - c["bytes_in"] - c["bytes_out"],
     ]  # fmt: skip
     filled = [  # how full the last vector, tile or panel is
         _fill(per_group_out, 16), _fill(per_group_out, 8), _fill(per_group_out, 64), _fill(per_group_in, 16),
         _fill(per_group_in, 4), _fill(depth, 64), _fill(positions, 8), _fill(positions, 32), _fill(c["width"], 16),
-        _fill(c["inner"], 16),
+        _fill(c["inner"], 16), _fill(c["c_in"], 16), _fill(c["c_out"], 16),
     ]  # fmt: skip
     flags = [
         c["stride"] > 1, c["stride"] >= np.maximum(c["kernel"], 2), c["dilation"] > 1, c["rank"] == 1,
         c["rank"] == 2, (c["rank"] > 0) & (c["area"] == 1), c["kernel"] == 3, c["kernel"] == 5, c["kernel"] > 5,
-        per_group_in < 8, per_group_out < 8, c["c_in"] % 16 == 0, c["c_out"] % 16 == 0, int8, c["out_bits"] <= 8,
-        c["in_bits"] <= 8, c["weight_bits"] > 0, c["directions"] > 1, c["mode"] == 1, c["mode"] == 2,
-        c["inner"] == 1, c["from_input"] > 0, c["to_output"] > 0, c["leads"] > 0, c["batch"] == 1, positions == 1,
+        per_group_in < 8, per_group_out < 8, c["c_in"] < 16, c["c_in"] % 16 == 0, c["c_out"] % 16 == 0, int8,
+        c["out_bits"] <= 8, c["in_bits"] <= 8, c["weight_bits"] > 0, c["directions"] > 1, c["mode"] == 1,
+        c["mode"] == 2, c["inner"] == 1, c["from_input"] > 0, c["to_output"] > 0, c["leads"] > 0, c["batch"] == 1,
+        positions == 1,
     ]  # fmt: skip
     adder = raw[:, -len(ADDER_COLUMNS) :]
     own = [
@@ -140,6 +167,8 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
             np.log1p(np.array([g.weight_bytes for g in graphs])),
             np.log1p(sizes),
             np.log1p(_largest(c["bytes_out"], owner, len(graphs))),
+            np.log1p(_largest(c["live_bytes"], owner, len(graphs))),
+            np.log1p(np.array([g.input_bytes for g in graphs])),
         ],
         axis=1,
     )
@@ -169,7 +198,13 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         logic,
     ]
     priors = np.stack([prior, *(c["repeats"] * quantity for quantity in once)], axis=1)
-    return Encoded(rows, priors, owner, len(graphs))
+    weights, inputs = (
+        np.array([getattr(g, name) for g in graphs])[owner] for name in ("weight_bytes", "input_bytes")
+    )
+    held = np.stack(
+        [c["live_bytes"], c["bytes_in"] + c["bytes_out"], weights, inputs, np.ones_like(prior)], axis=1
+    )
+    return Encoded(rows, np.concatenate([priors, held], axis=1), owner, len(graphs))
 
 
 def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:

@@ -69,29 +69,41 @@ class ForestPredictor(Predictor):
         return disagreement
 
     def save_state(self, folder: Path) -> dict[str, Any]:
-        import skops.io
-
         names = []
         for i, ((device, metric), model) in enumerate(self._models.items()):
-            path = folder / f"forest-{i}.skops"
-            skops.io.dump(model, path, compression=ZIP_DEFLATED, compresslevel=9)
+            save_trees(model, folder / f"forest-{i}.skops")
             names.append([device, str(metric)])
         return {"forests": names}
 
     @classmethod
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
-        import skops.io
-
         made = cls()
         for i, (device, metric) in enumerate(meta["forests"]):
-            path = folder / f"forest-{i}.skops"
-            foreign = set(skops.io.get_untrusted_types(file=path)) - set(_TRUSTED)
-            if foreign:
-                raise StorageError(
-                    f"{path} holds types that a forest never has ({', '.join(sorted(foreign))}); not loaded"
-                )
-            made._models[device, Metric(metric)] = skops.io.load(path, trusted=_TRUSTED)
+            made._models[device, Metric(metric)] = load_trees(folder / f"forest-{i}.skops")
         return made
+
+
+def save_trees(model: Any, path: Path) -> None:
+    """Write a forest, or a dictionary of forests."""
+    import skops.io
+
+    skops.io.dump(model, path, compression=ZIP_DEFLATED, compresslevel=9)
+
+
+def load_trees(path: Path) -> Any:
+    """The inverse of `save_trees`.
+
+    Raises:
+        StorageError: when the file holds anything else.
+    """
+    import skops.io
+
+    foreign = set(skops.io.get_untrusted_types(file=path)) - set(_TRUSTED)
+    if foreign:
+        raise StorageError(
+            f"{path} holds types that a forest never has ({', '.join(sorted(foreign))}); not loaded"
+        )
+    return skops.io.load(path, trusted=_TRUSTED)
 
 
 def _inputs(graphs: Sequence[OperatorGraph]) -> FloatArray:

@@ -30,6 +30,8 @@ ADDITIVE: Final = (
     Metric.FF, Metric.DSP,
 )  # fmt: skip
 """Metrics that add up over kernels."""
+PEAKS: Final = (Metric.PEAK_MEMORY, Metric.SRAM)
+"""Metrics that are as large as they are while the worst kernel runs."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class GraphNetConfig:
         dropout: on hidden units while training.
         type_dropout: share of kernels whose operator type is hidden while training, so that a type never
             seen is priced by its category, shapes and neighbours.
+        surroundings_dropout: share of kernels whose neighbours are hidden while training, and of those whose graph's
+            totals are: what surrounds a kernel in a family seen must not explain too much of its cost.
         seed: of the first member.
     """
 
@@ -61,6 +65,7 @@ class GraphNetConfig:
     weight_decay: float = 1e-2
     dropout: float = 0.05
     type_dropout: float = 0.1
+    surroundings_dropout: float = 0.15
     seed: int = 0
 
 
@@ -115,14 +120,14 @@ class GraphNetPredictor(Predictor):
         return [*self.heads, *self.ties]
 
     def fit(self, table: MeasurementTable) -> Self:
-        """Learn every metric in `ADDITIVE` that the table has."""
+        """Learn every metric in `ADDITIVE` and `PEAKS` that the table has."""
         from hardsight.predictors.graphnet_train import train
 
         targets = [
             (device, metric)
             for device in table.devices
             for metric in table.select(device=device).metrics
-            if metric in ADDITIVE
+            if metric in (*ADDITIVE, *PEAKS)
         ]
         self.ties = proportional(table, targets)
         self.heads = [target for target in targets if target not in self.ties]
@@ -158,8 +163,13 @@ class GraphNetPredictor(Predictor):
         """``(members, n)``."""
         costs, constants = self._costs(graphs, target)
         encoded, _ = self._run(graphs)
-        sums = [np.bincount(encoded.owner, weights=c, minlength=encoded.n) for c in costs]
-        return np.log(np.stack(sums) + constants[:, None])
+        if target[1] in PEAKS:
+            totals = np.zeros((len(costs), encoded.n))
+            for total, cost in zip(totals, costs, strict=True):
+                np.maximum.at(total, encoded.owner, cost)
+        else:
+            totals = np.stack([np.bincount(encoded.owner, weights=c, minlength=encoded.n) for c in costs])
+        return np.log(totals + constants[:, None])
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         value: FloatArray = np.exp(self._log_totals(graphs, (device, metric)).mean(axis=0))
@@ -177,6 +187,8 @@ class GraphNetPredictor(Predictor):
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
+        if metric in PEAKS:
+            return super().layer_costs(graph, device, metric)
         costs, constants = self._costs([graph], (device, metric))
         layers = np.zeros(len(graph.operators))
         if costs.shape[1]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch_geometric.utils import scatter
@@ -15,10 +16,11 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Target
-from hardsight.predictors.encoding import encode_graphs
-from hardsight.predictors.features import TYPES, IntArray
+from hardsight.predictors.encoding import ADDED, PRIORS, columns_of, encode_graphs
+from hardsight.predictors.features import IntArray
 from hardsight.predictors.graphnet import (
     MAX_LOG_RATIO,
+    PEAKS,
     GraphNetConfig,
     Weights,
     forward,
@@ -94,9 +96,16 @@ class Corpus:
         for start, end in pairwise(ends):
             rows, at = np.unique(inverse.ravel()[start:end], return_inverse=True)
             priors = np.zeros((len(rows), encoded.priors.shape[1]))
-            np.add.at(priors, at.ravel(), encoded.priors[start:end])
+            added, held = np.hsplit(encoded.priors[start:end], [len(ADDED)])
+            np.add.at(priors[:, : len(ADDED)], at.ravel(), added)
+            np.maximum.at(priors[:, len(ADDED) :], at.ravel(), held)
             self.sums.append((rows, priors))
-        self.totals = np.stack([priors.sum(axis=0) for _, priors in self.sums])
+        self.totals = np.stack(
+            [
+                np.concatenate([priors[:, : len(ADDED)].sum(axis=0), priors[:, len(ADDED) :].max(axis=0)])
+                for _, priors in self.sums
+            ]
+        )
 
     def batch(self, chosen: IntArray) -> Minibatch:
         """The graphs of these numbers."""
@@ -121,12 +130,21 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
     """
     digests, target = _labels(table, heads)
     corpus = Corpus([table.graphs[d] for d in digests])
-    prior = np.stack([_mixture(corpus.totals, column) for column in target.T], axis=1)
+    prior = np.zeros((len(PRIORS), len(heads)))
+    peaks = np.array([metric in PEAKS for _, metric in heads])
+    for column, peak in enumerate(peaks):
+        of = slice(len(ADDED), None) if peak else slice(len(ADDED))
+        prior[of, column] = _mixture(corpus.totals[:, of], target[:, column])
     smallest = np.exp(np.nanmin(target, axis=0)).astype(np.float32)
     mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), _LEAST_SCALE)
     x = torch.from_numpy(normalised(corpus.rows, mean, scale))
     y = torch.from_numpy(target.astype(np.float32))
 
+    hiding = [
+        (columns_of("neighbours"), config.surroundings_dropout),
+        (columns_of("graph"), config.surroundings_dropout),
+        (columns_of("type"), config.type_dropout),
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = CostNet(x.shape[1], smallest, config)
@@ -146,10 +164,11 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
                 chosen = order[start : start + config.batch]
                 batch = corpus.batch(chosen)
                 rows = x[torch.from_numpy(batch.rows)]
-                hidden = torch.from_numpy(rng.random(len(rows)) < config.type_dropout)
-                rows[hidden, -len(TYPES) :] = 0
+                for columns, share in hiding:
+                    hidden = torch.from_numpy(rng.random(len(rows)) < share)
+                    rows[hidden, columns] = 0
                 priors = torch.from_numpy((batch.priors @ prior).astype(np.float32))
-                loss = _loss(net, rows, priors, batch, y[chosen])
+                loss = _loss(net, rows, priors, batch, y[chosen], peaks)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -188,11 +207,19 @@ def _labels(table: MeasurementTable, heads: list[Target]) -> tuple[list[str], Fl
 
 
 def _loss(
-    net: CostNet, rows: torch.Tensor, priors: torch.Tensor, batch: Minibatch, target: torch.Tensor
+    net: CostNet,
+    rows: torch.Tensor,
+    priors: torch.Tensor,
+    batch: Minibatch,
+    target: torch.Tensor,
+    peaks: npt.NDArray[np.bool_],
 ) -> torch.Tensor:
     costs = priors * net(rows)[torch.from_numpy(batch.at)].exp()
     owner = torch.from_numpy(batch.owner)
-    total = scatter(costs, owner, dim=0, dim_size=batch.n, reduce="sum") + net.constant.exp()
-    error = total.log() - target
+    total = scatter(costs, owner, dim=0, dim_size=batch.n, reduce="sum")
+    if peaks.any():
+        at = torch.from_numpy(np.flatnonzero(peaks))
+        total[:, at] = scatter(costs[:, at], owner, dim=0, dim_size=batch.n, reduce="max")
+    error = (total + net.constant.exp()).log() - target
     known = ~target.isnan()
     return nn.functional.smooth_l1_loss(error[known], torch.zeros_like(error[known]), beta=0.05)

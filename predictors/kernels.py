@@ -18,6 +18,7 @@ from hardsight.graph import Attribute, Operator, OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors import adders
 from hardsight.predictors.features import CATEGORIES, TYPES, IntArray, category_of
+from hardsight.predictors.liveness import lifetimes, live_bytes, running_order
 from hardsight.predictors.merging import consumers_of, merge
 
 Array = npt.NDArray[np.float32]
@@ -26,7 +27,7 @@ RAW = (
     "macs", "bytes_in", "bytes_out", "bytes_weights", "elements", "c_in", "c_out", "groups", "area", "kernel",
     "stride", "dilation", "rank", "width", "height", "inner", "axis", "into", "consumers", "repeats",
     "in_bits", "weight_bits", "out_bits", "operand", "out_rank", "in_elements", "batch", "activation",
-    "pattern", "leads", "mode", "directions", "largest_in", "smallest_in", "from_input", "to_output",
+    "pattern", "leads", "mode", "directions", "largest_in", "smallest_in", "from_input", "to_output", "live_bytes",
     *(f"adder_{name}" for name in adders.COLUMNS),
 )  # fmt: skip
 """Numbers gathered per kernel, in this order, then category and type."""
@@ -48,6 +49,7 @@ class Kernels(NamedTuple):
         type: ``(k,)`` index into `TYPES`; -1 for another.
         edges: ``(2, e)`` producing and consuming kernel; merged operators are passed through.
         weight_bytes: of the graph.
+        input_bytes: of the graph's inputs.
     """
 
     kept: IntArray
@@ -56,6 +58,7 @@ class Kernels(NamedTuple):
     type: IntArray
     edges: IntArray
     weight_bytes: float
+    input_bytes: float
 
 
 @lru_cache(maxsize=4096)
@@ -68,6 +71,8 @@ def kernels(graph: OperatorGraph) -> Kernels:
     merged, swallowed = merge(operators, consumers, kinds)
     pattern, leads = _patterns(operators, consumers)
     added = adders.adder_numbers(graph, consumers)
+    order = running_order(graph, consumers)
+    live = live_bytes(operators, order, *lifetimes(graph, order, merged, kinds))
     outputs = {producer for producer, _ in graph.output_edges}
     made_by: list[int] = []  # the kernel behind each operator's output; -1 for the graph's inputs
     kept: list[int] = []
@@ -86,6 +91,7 @@ def kernels(graph: OperatorGraph) -> Kernels:
         row[_ACTIVATION] = swallowed.get(i, 0)
         row[_PATTERN], row[_LEADS] = pattern.get(i, 0), i in leads
         row[_TO_OUTPUT] = i in outputs
+        row[_LIVE] = live[i]
         for producer, _ in op.inputs:
             if producer < 0 or made_by[producer] < 0:
                 row[_FROM_INPUT] = 1
@@ -101,11 +107,13 @@ def kernels(graph: OperatorGraph) -> Kernels:
         np.array([_TYPE.get(operators[i].op_type, -1) for i in kept], dtype=np.int64),
         np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T,
         float(graph.weight_bytes),
+        float(sum(prod(spec.shape) * spec.bits / 8 for spec in graph.inputs)),
     )
 
 
-_CONSUMERS, _ACTIVATION, _PATTERN, _LEADS, _FROM_INPUT, _TO_OUTPUT = (
-    _AT[name] for name in ("consumers", "activation", "pattern", "leads", "from_input", "to_output")
+_CONSUMERS, _ACTIVATION, _PATTERN, _LEADS, _FROM_INPUT, _TO_OUTPUT, _LIVE = (
+    _AT[name]
+    for name in ("consumers", "activation", "pattern", "leads", "from_input", "to_output", "live_bytes")
 )
 
 
@@ -215,7 +223,7 @@ def _raw(op: Operator, category: int) -> list[float]:
         _operand(op, out) if category == _BINARY else 0,
         len(out), in_elements, out[0] if len(out) > 1 else 1, 0, 0, 0,
         _MODES.get(str(attributes.get("mode", "")), 0), 2 if attributes.get("direction") == "bidirectional" else 1,
-        in_elements, min(sizes, default=0), 0, 0,
+        in_elements, min(sizes, default=0), 0, 0, 0,
     ]  # fmt: skip
 
 

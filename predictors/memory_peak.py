@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from hardsight.graph import OperatorGraph
-from hardsight.predictors.features import category_of, graph_arrays
+from hardsight.predictors.features import category_of
+from hardsight.predictors.liveness import lifetimes, live_bytes
+from hardsight.predictors.merging import consumers_of, merge
 
 
 class LiveTensor(NamedTuple):
@@ -45,10 +45,9 @@ class MemoryPeak(NamedTuple):
 
 
 def memory_peak(graph: OperatorGraph) -> MemoryPeak:
-    """The peak of the activations when operators run in order, and what is alive at it.
+    """The peak of the activations when operators run in the order of the file, and what is alive at it.
 
-    A tensor lives from its maker to its last reader. Views own nothing, and neither do operators that a runtime
-    merges into a neighbour: what they read stays alive for them. In that it is closer to a runtime than
+    See `hardsight.predictors.liveness.lifetimes`, which knows merged operators and so is closer to a runtime than
     `hardsight.predictors.features.peak_live_bytes`, a feature that knows only views; without merged operators the
     two are equal. Inputs of the graph and weights are not activations. A runtime that computes in place or
     reorders holds less.
@@ -57,26 +56,10 @@ def memory_peak(graph: OperatorGraph) -> MemoryPeak:
     v = len(operators)
     if not v:
         return MemoryPeak("", 0, (), ())
-    kernels = set(map(int, graph_arrays(graph).kept))
-    owner = list(range(v))
-    for i, op in enumerate(operators):
-        owns = i in kernels and category_of(op) != "view"
-        if not owns and op.inputs and op.inputs[0][0] >= 0:
-            owner[i] = owner[op.inputs[0][0]]
-    last = list(range(v))
-    for i, op in enumerate(operators):
-        for producer, _ in op.inputs:
-            if producer >= 0:
-                last[owner[producer]] = i
-    for producer, _ in graph.output_edges:
-        if producer >= 0:
-            last[owner[producer]] = v
-    change = np.zeros(v + 2, dtype=np.int64)
-    for i, op in enumerate(operators):
-        if owner[i] == i:
-            change[i] += op.bytes_out
-            change[last[i] + 1] -= op.bytes_out
-    live = np.cumsum(change)[:v]
+    kinds = [category_of(op) for op in operators]
+    merged, _ = merge(operators, consumers_of(graph), kinds)
+    owner, last = lifetimes(graph, range(v), merged, kinds)
+    live = live_bytes(operators, range(v), owner, last)
     peak = int(live.argmax())
     alive = [
         LiveTensor(

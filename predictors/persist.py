@@ -25,6 +25,8 @@ KINDS = {
     "RidgePredictor": "hardsight.predictors.linear",
     "ForestPredictor": "hardsight.predictors.forest",
     "GraphNetPredictor": "hardsight.predictors.graphnet",
+    "KernelForestPredictor": "hardsight.predictors.kernel_forest",
+    "TransformerPredictor": "hardsight.predictors.transformer",
     "Hls4mlPredictor": "hardsight.predictors.hls4ml",
     "Conformal": "hardsight.predictors.conformal",
     "CountConformal": "hardsight.predictors._hls4ml_conformal",

@@ -14,7 +14,7 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import PREDICTORS, Predictor, make_predictor
 from hardsight.predictors.conformal import Conformal, family_folds, label_ranges
-from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
+from hardsight.predictors.evaluation import out_of_family, ranked, scores_of, summary, with_intervals
 from hardsight.predictors.joined import Joined
 from hardsight.predictors.persist import save_predictor
 
@@ -76,7 +76,7 @@ def train(
     folds: int = FOLDS,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Compare, choose the lowest mean error per kind of device and metric, fit the winners on everything.
+    """Compare, choose the best (see `evaluation.ranked`) per kind of device and metric, fit the winners on everything.
 
     Args:
         table: labels with families.
@@ -96,7 +96,7 @@ def fit_best(table: MeasurementTable, compared: pd.DataFrame, frames: dict[str, 
         rows = compared[compared["device"].isin(part.devices)]
         of_name: dict[str, list[tuple[str, Metric]]] = {}
         for metric, scores in rows.groupby("metric"):
-            name = str(scores.groupby("predictor")["mape"].mean().idxmin())
+            name = ranked(scores)[0]
             chosen[kind, Metric(metric)] = name
             of_name.setdefault(name, []).extend((d, Metric(metric)) for d in sorted(set(scores["device"])))
         for name, targets in of_name.items():

@@ -70,12 +70,12 @@ def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[st
     """Out-of-fold predictions by predictor, from the folder or made and kept there."""
     import pandas as pd
 
-    from hardsight.predictors import PREDICTORS
+    from hardsight.predictors import BASELINES, PREDICTORS
     from hardsight.predictors.training import compare
 
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    for name in PREDICTORS:
+    for name in (*PREDICTORS, *BASELINES):
         path = folder / f"{name}.parquet"
         if not path.exists():
             with progress_bars() as progress:

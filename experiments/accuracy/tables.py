@@ -10,6 +10,7 @@ import numpy as np
 from hardsight.experiments.readme_tables import markdown
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
+from hardsight.predictors.evaluation import ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +33,12 @@ def pooled_table(scores: pd.DataFrame) -> str:
             f"`{metric}`", str(name), str(len(of)), f"{int(of['n'].sum()):,}", f"{mean['mape']:.1%}{range_}", within,
             smape, _number(mean["r2"]), _number(mean["spearman"]), coverage, f"{mean['width']:.2f}",
         )  # fmt: skip
-        rows.append((str(metric), float(mean["mape"]), cells))
+        rows.append((str(metric), float(mean["smape"]), cells))
     return markdown(columns, [cells for *_, cells in sorted(rows)])
 
 
 def device_table(scores: pd.DataFrame) -> str:
-    """One row per device and metric: the predictor with the lowest mean error over the devices."""
+    """One row per device and metric: the predictor that is best over the devices."""
     columns = (
         "device",
         "metric",
@@ -51,7 +52,7 @@ def device_table(scores: pd.DataFrame) -> str:
     )
     rows = []
     for metric, of in scores.groupby("metric"):
-        best = str(of.groupby("predictor")["mape"].mean().idxmin())
+        best = ranked(of)[0]
         for r in of[of["predictor"] == best].sort_values("device").to_dict(orient="records"):
             shares = (f"{r[key]:.1%}" for key in ("mape", "within_10"))
             names = (f"`{r['device']}`", f"`{metric}`", best, f"{int(r['n']):,}")

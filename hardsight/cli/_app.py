@@ -14,6 +14,7 @@ from hardsight.cli import (
     dataset,
     devices,
     evaluate,
+    experiments,
     explain,
     kit,
     measure,
@@ -70,3 +71,4 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(experiments.app, name="experiments")

@@ -30,6 +30,9 @@ COMMANDS = (
     ("dataset", "sources"),
     ("train",),
     ("evaluate",),
+    ("experiments",),
+    ("experiments", "run"),
+    ("experiments", "run", "few-shot"),
 )
 
 

@@ -16,6 +16,7 @@ from hardsight.experiments.accuracy.protocols import networks
 from hardsight.experiments.accuracy.tables import device_table, own_cost_table, pooled_table
 from hardsight.measurement import Measurement, MeasurementTable
 from hardsight.metrics import Metric
+from hardsight.predictors import BASELINES, PREDICTORS
 from hardsight.predictors.conformal import family_folds
 from hardsight.predictors.training import FOLDS
 
@@ -77,7 +78,7 @@ def test_tables_are_made_of_kept_predictions(tmp_path: Path, monkeypatch: pytest
     readme.write_text("".join(f"<!-- table: {p} -->\n<!-- end -->\n" for p in places))
     for _ in range(2):
         accuracy.main(["npu", "networks"], tmp_path / "runs", readme)
-    assert len(calls) == 4  # each predictor once; the second time all is kept
+    assert len(calls) == len(PREDICTORS) + len(BASELINES)  # each once; the second time all is kept
     lines = readme.read_text().splitlines()
     best = next(line for line in lines if "| graphnet |" in line)
     assert "10.0%" in best

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from worlds import DEVICE, chain, conv, relu, world
 
+from hardsight.graph import Operator, OperatorGraph, TensorSpec
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import make_predictor
@@ -16,6 +17,7 @@ from hardsight.predictors.conformal import Conformal, split_families
 from hardsight.predictors.evaluation import out_of_family, summary, with_intervals
 from hardsight.predictors.graphnet import GraphNetConfig, GraphNetPredictor
 from hardsight.predictors.joined import Joined
+from hardsight.predictors.memory_peak import memory_peak
 from hardsight.predictors.persist import load_saved, save_predictor
 from hardsight.predictors.scale import logarithm, widened
 from hardsight.predictors.ties import proportional
@@ -61,6 +63,30 @@ def test_heads_of_several_metrics(tmp_path: Path) -> None:
     loaded = load_saved(tmp_path / "p")
     assert loaded.targets == predictor.targets
     np.testing.assert_array_equal(loaded.point(graphs, NPU, Metric.LATENCY), latency)
+
+
+def test_memory_is_a_maximum_and_not_a_sum() -> None:
+    base = simulated()
+    cycles = base.rows[base.rows["metric"] == str(Metric.CYCLES)]
+    held = [1.25 * memory_peak(base.graphs[d]).bytes + 2e4 for d in cycles["digest"]]
+    rows = cycles.assign(metric=str(Metric.SRAM), value=held)
+    predictor = small().fit(MeasurementTable(rows, base.graphs, base.families))
+    shallow, deep = (stack(depth) for depth in (2, 40))
+    assert deep.digest not in base.graphs
+    both = predictor.point([shallow, deep], NPU, Metric.SRAM)
+    assert both[1] == pytest.approx(both[0], rel=0.15)
+    assert both[1] == pytest.approx(1.25 * memory_peak(deep).bytes + 2e4, rel=0.2)
+    assert predictor.layer_costs(deep, NPU, Metric.SRAM).sum() == pytest.approx(both[1], rel=1e-6)
+
+
+def stack(depth: int) -> OperatorGraph:
+    """As many equal layers; what is alive at once does not depend on how many."""
+    operators: list[Operator] = []
+    for i in range(depth):
+        operators += [conv(f"c{i}", 2 * i - 1, 48, 48, 16), relu(f"e{i}", 2 * i, 48, 16, "Exp")]
+    ends = (TensorSpec("x", (1, 48, 16, 16), "float", 32),), (TensorSpec("y", (1, 48, 16, 16), "float", 32),)
+    weights = sum(op.bytes_weights for op in operators)
+    return OperatorGraph("stack", tuple(operators), *ends, ((2 * depth - 1, 0),), weights)
 
 
 def test_only_constant_proportions_are_ties() -> None:
@@ -112,7 +138,8 @@ def test_each_kind_of_device_keeps_its_best(tmp_path: Path) -> None:
     best = compared[(compared["device"] == NPU) & (compared["metric"] == str(Metric.FLASH))]
     result = fit_best(both, compared, frames)
     assert (
-        result.chosen["npu", Metric.FLASH] == best.sort_values("mape", ignore_index=True)["predictor"].iloc[0]
+        result.chosen["npu", Metric.FLASH]
+        == best.sort_values("smape", ignore_index=True)["predictor"].iloc[0]
     )
     assert isinstance(result.predictor, Joined)
     assert set(result.predictor.targets) == {
@@ -136,17 +163,18 @@ def test_joined_fits_each_part_to_its_own_labels() -> None:
 
 
 def test_a_graph_unlike_training_is_flagged_and_gets_a_wider_interval() -> None:
-    from hardsight.graph import OperatorGraph, TensorSpec
-
     train, held = split_families(world(60), ["mixed"])
     predictor = Conformal(small().fit(train)).conformalize(held)
     usual = train.graphs[train.digests[0]]
     odd = OperatorGraph(
         "odd",
-        (conv("a", -1, 3, 2048, 3, 7), relu("b", 0, 2048, 3, "Softmax")),
-        (TensorSpec("x", (1, 3, 3, 3), "float", 32),),
-        (TensorSpec("y", (1, 2048, 3, 3), "float", 32),),
-        ((1, 0),),
+        tuple(
+            dataclasses.replace(relu(f"o{i}", i - 1, 64, 16, kind), input_bits=8, output_bits=8)
+            for i, kind in enumerate(("Softmax", "Gather", "TopK", "Resize"))
+        ),
+        (TensorSpec("x", (1, 64, 16, 16), "uint8", 8),),
+        (TensorSpec("y", (1, 64, 16, 16), "uint8", 8),),
+        ((3, 0),),
     )
     novelty = predictor.novelty([usual, odd], DEVICE, Metric.LATENCY)
     assert novelty[0] <= 1.2

@@ -15,7 +15,7 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
-from hardsight.predictors.features import CATEGORIES, IntArray, graph_arrays
+from hardsight.predictors.features import CATEGORIES, DISPATCH_S, IntArray, graph_arrays
 
 MIN_FOR_INTERVAL = 5
 MAX_OFF = 500.0
@@ -24,8 +24,8 @@ MAX_OFF = 500.0
 _PRIOR_SCALE = 3.0  # log; the new device may be 20 x faster or slower
 _PRIOR_GROUP = 0.35  # log; kinds of work rarely differ by more than 2 x beyond the common scale
 _GROUP_OF = {"conv": 0, "depthwise": 1, "matmul": 2, "recurrent": 2}
-_INT8, _MEMORY = 3, 4
-GROUPS = ("conv", "depthwise", "matmul", "int8", "memory-bound")
+_INT8, _MEMORY, _OVERHEAD = 3, 4, 5
+GROUPS = ("conv", "depthwise", "matmul", "int8", "memory-bound", "overhead")
 
 
 class Fitted(NamedTuple):
@@ -51,7 +51,7 @@ class AdaptedPredictor(Predictor):
 
     log y = log Σ_g ŷ_g · exp(a + δ_g) + noise, where ŷ_g is the source's predicted cost of the operators of
     group g; a is nearly free, δ_g ~ N(0, 0.35²). So one measurement sets the scale, and ten tell convolutions
-    from memory traffic and fp32 from INT8. The posterior is Gaussian around the maximum (Laplace); the noise is
+    from memory traffic, fp32 from INT8, and work from calls. The posterior is Gaussian around the maximum (Laplace); the noise is
     the source's own error on unseen families. Intervals join posterior and source interval, widened where
     leave-one-out errors are larger than those promise; below 5 graphs there is none.
 
@@ -210,11 +210,18 @@ class AdaptedPredictor(Predictor):
 
 
 def work_groups(graph: OperatorGraph) -> IntArray:
-    """Index into `GROUPS` of each operator: 8-bit arithmetic, else its kind, else memory-bound."""
+    """Index into `GROUPS` of each operator: 8-bit arithmetic, else its kind, else memory-bound.
+
+    One whose work takes less time than its dispatch is overhead, whatever it does: that a device multiplies slower
+    does not say that it calls slower.
+    """
     arrays = graph_arrays(graph)
     of_category = np.array([_GROUP_OF.get(name, _MEMORY) for name in CATEGORIES])
     groups = of_category[arrays.category]
-    return np.where(arrays.int8 & (groups != _MEMORY), _INT8, groups)
+    groups = np.where(arrays.int8 & (groups != _MEMORY), _INT8, groups)
+    repeats = np.array([graph.operators[i].repeats for i in arrays.kept], dtype=np.float64)
+    groups[arrays.kept[arrays.prior < 2 * DISPATCH_S * repeats]] = _OVERHEAD
+    return groups
 
 
 def _corrected(parts: FloatArray, theta: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from safetensors import SafetensorError
-from worlds import DEVICE, world
+from worlds import DEVICE, conv, world
 
 from hardsight import predictors
 from hardsight.device import Device, device_folder, get_device
@@ -20,7 +20,7 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors.adapt import _check, adapt_to, choose_references
-from hardsight.predictors.adapted import AdaptedPredictor
+from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
 from hardsight.predictors.conformal import Conformal, family_folds, quantile
 from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
 from hardsight.predictors.linear import RidgePredictor
@@ -220,3 +220,10 @@ def test_quantile_is_the_conformal_rank() -> None:
     assert quantile(scores, 0.9) == 9.0
     assert quantile(scores, 0.5) == 5.0
     assert np.isnan(quantile(scores, 0.95))
+
+
+def test_an_operator_with_less_work_than_its_call_takes_is_overhead() -> None:
+    tiny, large = (conv("c", -1, 4, 4, side) for side in (4, 64))
+    for op, group in ((tiny, "overhead"), (large, "conv")):
+        graph = OperatorGraph("g", (op,), (), (), ((0, 0),))
+        assert [GROUPS[i] for i in work_groups(graph)] == [group]

@@ -51,9 +51,9 @@ class AdaptedPredictor(Predictor):
 
     log y = log Σ_g ŷ_g · exp(a + δ_g) + noise, where ŷ_g is the source's predicted cost of the operators of
     group g; a is nearly free, δ_g ~ N(0, 0.35²). So one measurement sets the scale, and ten tell convolutions
-    from memory traffic, fp32 from INT8, and work from calls. The posterior is Gaussian around the maximum (Laplace); the noise is
-    the source's own error on unseen families. Intervals join posterior and source interval, widened where
-    leave-one-out errors are larger than those promise; below 5 graphs there is none.
+    from memory traffic, fp32 from INT8, and work from calls. The posterior is Gaussian around the maximum
+    (Laplace); the noise is the source's own error on unseen families. Intervals join posterior and source
+    interval, widened where leave-one-out errors are larger than those promise; below 5 graphs there is none.
 
     Args:
         source: predictor of the known devices, with intervals.

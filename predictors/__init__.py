@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 
 from hardsight.device import HOST, device_folder, get_device
-from hardsight.errors import NotCalibratedError, NotSupportedError, UnknownNameError
+from hardsight.errors import NotCalibratedError, NotSupportedError
 from hardsight.predictors._base import Predictor
+from hardsight.registry import find
 
 __all__ = [
     "BASELINES",
@@ -40,11 +41,7 @@ def make_predictor(name: str) -> Predictor:
     Raises:
         UnknownNameError: listing the names there are.
     """
-    known = {**PREDICTORS, **BASELINES}
-    if name not in known:
-        raise UnknownNameError("predictor", name, known)
-    module, cls = known[name].split(":")
-    predictor = getattr(import_module(module), cls)()
+    predictor = find("predictor", name, {**PREDICTORS, **BASELINES})()
     assert isinstance(predictor, Predictor)
     return predictor
 

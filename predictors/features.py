@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hardsight.graph import Operator, OperatorGraph
 from hardsight.prediction import FloatArray
+from hardsight.predictors.liveness import lifetimes, live_bytes
 from hardsight.predictors.merging import consumers_of, merge
 
 IntArray = npt.NDArray[np.int64]
@@ -204,31 +205,11 @@ def peak_live_bytes(graph: OperatorGraph) -> tuple[int, int]:
     Views own no memory of their own; their source stays alive for them.
     """
     operators = graph.operators
-    owner = list(range(len(operators)))
-    for i, op in enumerate(operators):
-        if category_of(op) == "view" and op.inputs and op.inputs[0][0] >= 0:
-            owner[i] = owner[op.inputs[0][0]]
-    last = list(range(len(operators)))
-    for i, op in enumerate(operators):
-        for producer, _ in op.inputs:
-            if producer >= 0:
-                last[owner[producer]] = i
-    for producer, _ in graph.output_edges:
-        if producer >= 0:
-            last[owner[producer]] = len(operators)
-    frees: dict[int, list[int]] = {}
-    for i, end in enumerate(last):
-        frees.setdefault(end, []).append(i)
-    live = peak = largest = 0
-    for i, op in enumerate(operators):
-        if owner[i] == i:
-            live += op.bytes_out
-            largest = max(largest, op.bytes_out)
-        peak = max(peak, live)
-        for done in frees.get(i, ()):
-            if owner[done] == done:
-                live -= operators[done].bytes_out
-    return peak, largest
+    order = range(len(operators))
+    owner, last = lifetimes(graph, order, [False] * len(operators), [category_of(op) for op in operators])
+    live = live_bytes(operators, order, owner, last)
+    largest = max((op.bytes_out for i, op in enumerate(operators) if owner[i] == i), default=0)
+    return int(live.max(initial=0)), largest
 
 
 def operator_totals(graph: OperatorGraph) -> FloatArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ class GraphNetPredictor(Predictor):
     def _run(self, graphs: Sequence[OperatorGraph]) -> tuple[Encoded, list[tuple[FloatArray, Array]]]:
         """Kernels, and what `forward` gives for each member; kept, for value, doubt and novelty are asked in a row."""
         kept = self._last
-        if kept is not None and len(kept[0]) == len(graphs) and all(map(operator.is_, kept[0], graphs)):
+        if kept is not None and kept[0] == list(graphs):  # graphs are equal where they are the same
             return kept[1], kept[2]
         encoded = encode_graphs(graphs)
         ran = [forward(w, encoded.rows, self.config.layers) for w in self.members]

@@ -16,6 +16,7 @@ from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Target
+from hardsight.predictors.descent import LEAST_SCALE, log_labels, one_cycle
 from hardsight.predictors.encoding import ADDED, PRIORS, columns_of, encode_graphs
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.graphnet import (
@@ -32,7 +33,6 @@ from hardsight.predictors.support import learned_support
 _START_CONSTANT = 0.3  # of the smallest label
 _RIDGE = 0.03
 _LEAST_SHARE = 0.01
-_LEAST_SCALE = 0.02  # of a feature: one that hardly varies must not become a huge input
 
 
 class CostNet(nn.Module):
@@ -128,7 +128,7 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
         Arrays by name, with the input normalisation as ``mean`` and ``scale``, the mixture of generic costs as
         ``prior`` ``(len(PRIORS), heads)``, and what `hardsight.predictors.support` learned.
     """
-    digests, target = _labels(table, heads)
+    digests, target = log_labels(table, heads)
     corpus = Corpus([table.graphs[d] for d in digests])
     prior = np.zeros((len(PRIORS), len(heads)))
     peaks = np.array([metric in PEAKS for _, metric in heads])
@@ -136,7 +136,7 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
         of = slice(len(ADDED), None) if peak else slice(len(ADDED))
         prior[of, column] = _mixture(corpus.totals[:, of], target[:, column])
     smallest = np.exp(np.nanmin(target, axis=0)).astype(np.float32)
-    mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), _LEAST_SCALE)
+    mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), LEAST_SCALE)
     x = torch.from_numpy(normalised(corpus.rows, mean, scale))
     y = torch.from_numpy(target.astype(np.float32))
 
@@ -149,14 +149,7 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
         torch.manual_seed(seed)
         net = CostNet(x.shape[1], smallest, config)
         rng = np.random.default_rng(seed)
-        per_epoch = -(-len(digests) // config.batch)
-        epochs = max(config.epochs, -(-config.least_steps // per_epoch))
-        optimizer = torch.optim.AdamW(
-            net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=epochs * per_epoch, pct_start=0.1
-        )
+        epochs, optimizer, schedule = one_cycle(net, len(digests), config)
         net.train()
         for _ in range(epochs):
             order = rng.permutation(len(digests))
@@ -193,17 +186,6 @@ def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:
     shares, _ = nnls(rows, np.concatenate([np.ones(len(scaled)), np.zeros(len(norms))]))
     factors: FloatArray = np.maximum(shares, _LEAST_SHARE * shares.sum()) / norms
     return factors
-
-
-def _labels(table: MeasurementTable, heads: list[Target]) -> tuple[list[str], FloatArray]:
-    """Digests, and the logarithm of their labels ``(n, heads)``; NaN where there is none above zero."""
-    labels: dict[str, list[float]] = {}
-    for column, (device, metric) in enumerate(heads):
-        graphs, values = table.labelled_above_zero(device, metric)
-        for graph, value in zip(graphs, values, strict=True):
-            labels.setdefault(graph.digest, [float("nan")] * len(heads))[column] = float(np.log(value))
-    digests = sorted(labels)
-    return digests, np.array([labels[d] for d in digests])
 
 
 def _loss(

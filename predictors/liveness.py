@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardsight.graph import Operator, OperatorGraph
-from hardsight.predictors.features import IntArray
+
+if TYPE_CHECKING:
+    from hardsight.predictors.features import IntArray
 
 
 def running_order(graph: OperatorGraph, consumers: Sequence[Sequence[int]]) -> list[int]:

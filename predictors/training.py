@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardsight.device import shipped_devices
+from hardsight.device import kind_of
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import PREDICTORS, Predictor, make_predictor
@@ -110,10 +110,9 @@ def fit_best(table: MeasurementTable, compared: pd.DataFrame, frames: dict[str, 
 
 def by_kind(table: MeasurementTable) -> dict[str, MeasurementTable]:
     """The table's rows by kind of device (``cpu``, ``npu``, …); this machine and unknown devices are CPUs."""
-    known = shipped_devices()
     kinds: dict[str, list[str]] = {}
     for device in table.devices:
-        kinds.setdefault(known[device].kind if device in known else "cpu", []).append(device)
+        kinds.setdefault(kind_of(device), []).append(device)
     return {
         kind: MeasurementTable(table.rows[table.rows["device"].isin(names)], table.graphs, table.families)
         for kind, names in kinds.items()

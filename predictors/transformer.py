@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -103,7 +102,7 @@ class TransformerPredictor(Predictor):
         from hardsight.predictors.transformer_train import CostTransformer, run
 
         kept = self._last
-        if kept is not None and len(kept[0]) == len(graphs) and all(map(operator.is_, kept[0], graphs)):
+        if kept is not None and kept[0] == list(graphs):  # graphs are equal where they are the same
             return kept[1]
         if self._net is None:
             self._net = CostTransformer.of(self._weights, self.config)

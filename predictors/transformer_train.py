@@ -12,12 +12,12 @@ from torch import nn
 from hardsight.measurement import MeasurementTable
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Target
+from hardsight.predictors.descent import LEAST_SCALE, log_labels, one_cycle
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.graphnet import normalised
 from hardsight.predictors.kernels import Array
 from hardsight.predictors.transformer import TransformerConfig, sequences
 
-_LEAST_SCALE = 0.02  # of a feature: one that hardly varies must not become a huge input
 _CHUNK = 16  # batches that are filled with graphs of similar lengths, so that little is padding
 
 
@@ -101,13 +101,13 @@ def train(table: MeasurementTable, heads: Sequence[Target], config: TransformerC
     Returns:
         Arrays by name, normalisations among them.
     """
-    graphs, y = _labels(table, heads)
+    graphs, y = log_labels(table, heads)
     rows = sequences([table.graphs[digest] for digest in graphs], config.longest)
     every = np.concatenate(rows)
-    mean, scale = every.mean(axis=0), np.maximum(every.std(axis=0), _LEAST_SCALE)
+    mean, scale = every.mean(axis=0), np.maximum(every.std(axis=0), LEAST_SCALE)
     tokens = [torch.from_numpy(normalised(own, mean, scale)) for own in rows]
     lengths = np.array([len(own) for own in rows])
-    label_scale = np.maximum(np.nanstd(y, axis=0), _LEAST_SCALE)
+    label_scale = np.maximum(np.nanstd(y, axis=0), LEAST_SCALE)
     known, label = torch.from_numpy(~np.isnan(y)), torch.from_numpy(np.nan_to_num(y).astype(np.float32))
 
     with torch.random.fork_rng(devices=[]):
@@ -116,14 +116,7 @@ def train(table: MeasurementTable, heads: Sequence[Target], config: TransformerC
         net = CostTransformer(
             mean, scale, np.nanmean(y, axis=0).astype(np.float32), label_scale.astype(np.float32), config
         )
-        per_epoch = -(-len(rows) // config.batch)
-        epochs = max(config.epochs, -(-config.least_steps // per_epoch))
-        optimizer = torch.optim.AdamW(
-            net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=epochs * per_epoch, pct_start=0.1
-        )
+        epochs, optimizer, schedule = one_cycle(net, len(rows), config)
         net.train()
         for _ in range(epochs):
             for chosen in _batches(lengths, config.batch, rng):
@@ -137,16 +130,6 @@ def train(table: MeasurementTable, heads: Sequence[Target], config: TransformerC
                 optimizer.step()
                 schedule.step()
     return {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
-
-
-def _labels(table: MeasurementTable, heads: Sequence[Target]) -> tuple[list[str], FloatArray]:
-    """Digests, and the logarithm of their labels ``(n, heads)``; NaN where there is none above zero."""
-    labels: dict[str, FloatArray] = {}
-    for column, target in enumerate(heads):
-        for graph, value in zip(*table.labelled_above_zero(*target), strict=True):
-            labels.setdefault(graph.digest, np.full(len(heads), np.nan))[column] = np.log(value)
-    digests = sorted(labels)
-    return digests, np.stack([labels[digest] for digest in digests])
 
 
 def _batches(lengths: IntArray, size: int, rng: np.random.Generator) -> list[IntArray]:

@@ -7,8 +7,8 @@ that the environment variable ``HARDSIGHT_DATA`` names is used as well.
 from __future__ import annotations
 
 from hardsight.datasets.sources._base import RemoteFile, Source
-from hardsight.errors import UnknownNameError
 from hardsight.progress import Progress
+from hardsight.registry import find
 
 __all__ = ["SOURCES", "RemoteFile", "Source", "get_source"]
 
@@ -38,11 +38,6 @@ def get_source(name: str, progress: Progress | None = None) -> Source:
     Raises:
         UnknownNameError: listing the names there are.
     """
-    from importlib import import_module
-
-    if name not in SOURCES:
-        raise UnknownNameError("source", name, SOURCES, "See 'hardsight dataset sources'.")
-    module, attribute = SOURCES[name].split(":")
-    source = getattr(import_module(module), attribute)(progress)
+    source = find("source", name, SOURCES, "See 'hardsight dataset sources'.")(progress)
     assert isinstance(source, Source)
     return source

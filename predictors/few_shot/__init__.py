@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from hardsight.errors import UnknownNameError
 from hardsight.predictors.few_shot._base import FewShotMethod, Space
+from hardsight.registry import find
 
 __all__ = ["METHODS", "FewShotMethod", "Space", "make_method"]
 
@@ -24,9 +22,6 @@ def make_method(name: str) -> FewShotMethod:
     Raises:
         UnknownNameError: listing the names there are.
     """
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
-    module, cls = METHODS[name].split(":")
-    method = getattr(import_module(module), cls)()
+    method = find("method", name, METHODS)()
     assert isinstance(method, FewShotMethod)
     return method

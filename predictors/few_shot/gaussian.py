@@ -93,7 +93,7 @@ class GaussianProcess(FewShotMethod):
     """Gaussian-process regression on the logarithm of the cost.
 
     The variance of each part of the prior (`PARTS`) and of the noise is found by the marginal likelihood of the
-    measurements under a prior that was chosen once, on source and validation devices, for all tasks. The architectures
+    measurements under a prior that is the same for all tasks. The architectures
     to measure are those that together leave the least variance under the usual prior, out of a random pool.
     """
 

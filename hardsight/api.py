@@ -236,6 +236,8 @@ def adapt(
     name: str | None = None,
     measurements: str | Path | None = None,
     samples: int = 14,
+    measure_all: bool = False,
+    trust_units: bool = False,
     progress: Progress | None = None,
 ) -> AdaptReport:
     """Make a predictor for a device from a handful of measurements.
@@ -245,7 +247,10 @@ def adapt(
         name: name of the new device; by default the device's own, and that of a kit. Lines that 'hardsight
             measure' printed need it.
         measurements: file of measurements taken elsewhere; None measures reference networks on this machine.
-        samples: reference networks to measure.
+        samples: reference networks to measure at most (1 to 50).
+        measure_all: go on when more would not help.
+        trust_units: measured values hundreds of times off those of every known device are meant. Those measured
+            here, or by a kit, always are.
         progress: called after each.
 
     Raises:
@@ -255,26 +260,30 @@ def adapt(
         StorageError: the result cannot be written.
     """
     from hardsight.datasets.store import load_shipped
+    from hardsight.measurement import MeasurementTable
     from hardsight.predictors.adapt import adapt_here, adapt_to
     from hardsight.predictors.measured import is_kit, read_measured
 
     if name is not None:
         check_device_name(name)
     if measurements is None:
-        return adapt_here(device, samples, save_as=name, progress=progress)
+        return adapt_here(device, samples, save_as=name, measure_all=measure_all, progress=progress)
     if name is None and not is_kit(Path(measurements)):
         raise InputError(
             "measurements taken elsewhere need a name for the device: --name NEW, for example --name "
             "my-phone/onnxruntime/fp32-t1"
         )
-    measured = read_measured(Path(measurements), load_shipped().graphs, device)
+    shipped = load_shipped()
+    measured = read_measured(Path(measurements), shipped.graphs, device)
     if measured.device is not None and name is None:
         check_device_name(measured.device.name)
     target = measured.device or get_device(device)
     if name is not None:
         check_same_mode(name, target.name)
     notes = [f"left out: {reason}" for reason in measured.failures.values()]
-    return adapt_to(measured.table, target, name or target.name, notes=notes)
+    table = MeasurementTable(measured.table.rows, measured.table.graphs, shipped.families)
+    trusted = trust_units or measured.device is not None
+    return adapt_to(table, target, name or target.name, notes=notes, trust_units=trusted)
 
 
 def check_device_name(name: str) -> None:

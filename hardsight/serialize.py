@@ -84,6 +84,8 @@ def adaptation_record(report: AdaptReport) -> Record:
         "samples": report.samples,
         "scale": dict(report.scale),
         "residual": {metric: _finite(value) for metric, value in report.residual.items()},
+        "expected_error": dict(report.expected_error),
+        "networks": [network._asdict() for network in report.networks],
         "notes": list(report.notes),
         "folder": str(report.folder),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,23 @@ class Predictor(ABC):
     @abstractmethod
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
         """The inverse of `save_state`."""
+
+    def adapt(self, table: MeasurementTable) -> Predictor:
+        """A predictor for the one device of a table, which this one need not know; this one stays as it is.
+
+        A known device of the same kind, runtime and precision, as the name says them, is corrected. With fewer than
+        5 networks there is no interval. What there is to say of the labels is said as a warning.
+
+        Raises:
+            DataError: when the labels are of no device or of several, contradictory, constant, or of a wrong unit.
+            NotSupportedError: when no known device resembles it.
+        """
+        from hardsight.predictors.adapt import adapted
+
+        made = adapted(self, table)
+        for note in made.notes:
+            warnings.warn(note, stacklevel=2)
+        return made.predictor
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""

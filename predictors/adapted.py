@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from hardsight.errors import DataError, NotSupportedError
+from hardsight.errors import NotSupportedError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
@@ -18,9 +18,6 @@ from hardsight.predictors._base import Predictor
 from hardsight.predictors.features import CATEGORIES, DISPATCH_S, IntArray, graph_arrays
 
 MIN_FOR_INTERVAL = 5
-MAX_OFF = 500.0
-"""Above this factor against the known device, a wrong unit is the likelier cause."""
-
 _PRIOR_SCALE = 3.0  # log; the new device may be 20 x faster or slower
 _PRIOR_GROUP = 0.35  # log; kinds of work rarely differ by more than 2 x beyond the common scale
 _GROUP_OF = {"conv": 0, "depthwise": 1, "matmul": 2, "recurrent": 2}
@@ -80,12 +77,12 @@ class AdaptedPredictor(Predictor):
 
         Raises:
             NotSupportedError: when the source knows none of the metrics.
-            DataError: when labels contradict each other or look like a wrong unit.
         """
         rows = table.select(device=self.device)
         for metric in rows.metrics:
-            if self.source.supports(self.source_device, metric):
-                self.fitted[metric] = self._fit(*rows.labelled(self.device, metric), metric)
+            graphs, y = rows.labelled_above_zero(self.device, metric)
+            if graphs and self.source.supports(self.source_device, metric):
+                self.fitted[metric] = self._fit(graphs, y, metric)
         if not self.fitted:
             have = ", ".join(m for d, m in self.source.targets if d == self.source_device)
             raise NotSupportedError(
@@ -95,12 +92,6 @@ class AdaptedPredictor(Predictor):
 
     def _fit(self, graphs: Sequence[OperatorGraph], y: FloatArray, metric: Metric) -> Fitted:
         parts = self._parts(graphs, metric)
-        ratio = float(np.exp(np.median(np.log(y / parts.sum(axis=1)))))
-        if not 1 / MAX_OFF < ratio < MAX_OFF:
-            raise DataError(
-                f"{metric} on {self.device} is {ratio:.3g} times what {self.source_device} takes: "
-                f"expected {metric.unit}; check the unit (a factor of 1000 is milli- against whole units)"
-            )
         noise = self._noise(graphs, metric)
         theta, covariance = _maximum_a_posteriori(parts, np.log(y), noise)
         errors = []
@@ -168,10 +159,34 @@ class AdaptedPredictor(Predictor):
                 continue
             source_half = self._source_half_width(graphs, metric, level) * fitted.inflation
             jacobian = _jacobian(self._parts(graphs, metric), fitted.theta)
-            variance = np.einsum("ni,ij,nj->n", jacobian, fitted.covariance, jacobian)
+            variance = _variance(jacobian, fitted.covariance)
             halves.append(np.sqrt(source_half**2 + z**2 * variance))
         half = np.stack(halves, axis=1).reshape(value.shape)
         return value * np.exp(-half), value * np.exp(half)
+
+    def expected_error(
+        self, graphs: Sequence[OperatorGraph], metric: Metric, also: Sequence[OperatorGraph] = ()
+    ) -> float:
+        """Root mean square error (in log space, so relative where it is small) to expect on graphs like these.
+
+        The source's own error on families that it does not know, times the inflation, joined with what the posterior
+        leaves open; where the labels scatter more than the source promised, they tell that much less.
+
+        Args:
+            graphs: at least one.
+            metric: a fitted one.
+            also: graphs to take for measured too; their labels do not matter for this.
+        """
+        fitted = self.fitted[metric]
+        prior = _prior_precision(len(GROUPS))
+        told = np.linalg.inv(fitted.covariance) - prior
+        if also:
+            more = _jacobian(self._parts(also, metric), fitted.theta) / self._noise(also, metric)[:, None]
+            told = told + more.T @ more
+        covariance = np.asarray(np.linalg.inv(prior + told / fitted.inflation**2), dtype=np.float64)
+        own = self._noise(graphs, metric) * fitted.inflation
+        open_ = _variance(_jacobian(self._parts(graphs, metric), fitted.theta), covariance)
+        return float(np.sqrt(np.mean(own**2 + open_)))
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         from hardsight.predictors.persist import save_part
@@ -236,14 +251,22 @@ def _jacobian(parts: FloatArray, theta: FloatArray) -> FloatArray:
     return np.concatenate([np.ones((len(parts), 1)), shares], axis=1)
 
 
+def _prior_precision(groups: int) -> FloatArray:
+    spread: FloatArray = np.array([_PRIOR_SCALE] + [_PRIOR_GROUP] * groups)
+    return np.diag(spread**-2)
+
+
+def _variance(jacobian: FloatArray, covariance: FloatArray) -> FloatArray:
+    return np.asarray(np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian), dtype=np.float64)
+
+
 def _maximum_a_posteriori(
     parts: FloatArray, log_y: FloatArray, noise: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Gauss-Newton with step damping; the problem is smooth and nearly linear in theta."""
-    prior = np.array([_PRIOR_SCALE] + [_PRIOR_GROUP] * parts.shape[1])
-    theta = np.zeros(len(prior))
+    precision = _prior_precision(parts.shape[1])
+    theta = np.zeros(len(precision))
     theta[0] = np.median(log_y - np.log(parts.sum(axis=1)))
-    precision = np.diag(prior**-2)
     for _ in range(50):
         jacobian = _jacobian(parts, theta)
         error = log_y - np.log(_corrected(parts, theta))

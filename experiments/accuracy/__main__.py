@@ -1,9 +1,9 @@
 """Compare all predictors on what they never saw: ``python -m hardsight.experiments.accuracy``.
 
-Arguments choose kinds of devices (``cpu gpu npu fpga asic``) and protocols (``families networks``); all by default,
-which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the tables
-are made again. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
-protocol.
+Arguments choose kinds of devices (``cpu gpu npu fpga asic``), protocols (``families networks``) and predictors; all by
+default, which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the
+tables are made again, of all that is kept. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one
+MLflow run for each kind and protocol.
 """
 
 from __future__ import annotations
@@ -37,37 +37,42 @@ def main(
     """Predict or read predictions, then write tables and MLflow runs.
 
     Args:
-        chosen: kinds of devices and names of protocols; of either, none means all.
+        chosen: kinds of devices, names of protocols and of predictors; of each, none means all.
         folder: of the predictions.
         readme: file whose tables to fill, where it exists.
         data: folder of a data set; the shipped one by default.
 
     Raises:
-        InputError: a word that is neither.
+        InputError: a word that is none of these.
     """
     from hardsight import jobs
+    from hardsight.predictors import BASELINES, PREDICTORS
     from hardsight.predictors.training import by_kind
 
-    unknown = set(chosen) - {*KINDS, *PROTOCOLS}
+    names = (*PREDICTORS, *BASELINES)
+    unknown = set(chosen) - {*KINDS, *PROTOCOLS, *names}
     if unknown:
         raise InputError(
             f"'{min(unknown)}' is neither a kind of device ({', '.join(KINDS)}) nor a protocol "
-            f"({', '.join(PROTOCOLS)})"
+            f"({', '.join(PROTOCOLS)}) nor a predictor ({', '.join(names)})"
         )
     kinds = by_kind(jobs.load_dataset(data))
     for protocol in [p for p in PROTOCOLS if p in chosen] or list(PROTOCOLS):
         for kind in [k for k in KINDS if k in chosen] or list(kinds):
             if kind not in kinds:
                 continue
-            frames = predictions(kinds[kind], protocol, folder / protocol / kind)
+            wanted = [n for n in names if n in chosen] or names
+            frames = predictions(kinds[kind], protocol, folder / protocol / kind, wanted)
             scores = _scores(frames)
             _track(kinds[kind], kind, protocol, frames, scores, folder)
             if readme.exists():
                 _write(readme, f"{protocol}-{kind}", kinds[kind], frames, scores)
 
 
-def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[str, pd.DataFrame]:
-    """Out-of-fold predictions by predictor, from the folder or made and kept there."""
+def predictions(
+    table: MeasurementTable, protocol: str, folder: Path, wanted: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """Out-of-fold predictions by predictor: what is kept in the folder, and the wanted, made and kept there."""
     import pandas as pd
 
     from hardsight.predictors import BASELINES, PREDICTORS
@@ -77,6 +82,8 @@ def predictions(table: MeasurementTable, protocol: str, folder: Path) -> dict[st
     found = {}
     for name in (*PREDICTORS, *BASELINES):
         path = folder / f"{name}.parquet"
+        if name not in wanted and not path.exists():
+            continue
         if not path.exists():
             with progress_bars() as progress:
                 _, frames = compare(PROTOCOLS[protocol](table), (name,), progress=progress)

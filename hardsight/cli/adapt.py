@@ -13,6 +13,8 @@ from hardsight.cli import _flags, _show
 from hardsight.errors import InputError
 from hardsight.progress import progress_bars
 
+_MANIFOLD = 0.5  # log; beyond it "± 60 %" would hide that upwards it is 80 %
+
 
 def adapt(
     here: Annotated[bool, typer.Option("--here", help="Measure reference networks on this machine.")] = False,
@@ -35,8 +37,18 @@ def adapt(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", metavar="K", help="Reference networks to measure.")
+        int, typer.Option("--samples", metavar="K", help="Reference networks to measure at most, 1 to 50.")
     ] = 14,
+    measure_all: Annotated[
+        bool, typer.Option("--all", help="Measure all K, also when more would not help.")
+    ] = False,
+    trust_units: Annotated[
+        bool,
+        typer.Option(
+            "--trust-units",
+            help="Take measurements that are hundreds of times off those of every known device as they are.",
+        ),
+    ] = False,
     as_json: _flags.AsJson = False,
 ) -> None:
     """Make a predictor from a few measurements.
@@ -52,28 +64,42 @@ def adapt(
         )
     with progress_bars() as progress:
         report = api.adapt(
-            device=device, name=name, measurements=measurements, samples=samples, progress=progress
+            device=device,
+            name=name,
+            measurements=measurements,
+            samples=samples,
+            measure_all=measure_all,
+            trust_units=trust_units,
+            progress=progress,
         )
     if as_json:
         _show.line(adaptation_record(report))
         return
     _show.table(
-        ("metric", "known device", "cost against it", "error left"),
+        ("metric", "known device", "cost against it", "off, each left out", "expected on others"),
         (
             (
                 _show.label(metric),
                 report.sources[metric],
                 f"{scale:.3g} x",
-                _error_left(report.residual[metric]),
+                _error(report.residual[metric]),
+                _error(report.expected_error[metric]),
             )
             for metric, scale in report.scale.items()
         ),
         f"{report.device}: adapted with {report.samples} network{'s' * (report.samples != 1)}",
+    )
+    _show.note(
+        "Expected: two of three other networks are off by less; each prediction says its own interval."
     )
     for text in report.notes:
         _show.note(text)
     _show.note(f"Now: hardsight predict MODEL.onnx --device {report.device}")
 
 
-def _error_left(residual: float) -> str:
-    return f"± {_show.percent(residual)}" if math.isfinite(residual) else "unknown: one network"
+def _error(log_error: float) -> str:
+    if not math.isfinite(log_error):
+        return "unknown: one network"
+    if log_error > _MANIFOLD:
+        return f"a factor of {math.exp(log_error):.1f}"
+    return f"± {_show.percent(log_error)}"

@@ -12,6 +12,10 @@ METHODS = {
     "counts": "hardsight.predictors.few_shot.simple:RidgeOnCounts",
     "copy": "hardsight.predictors.few_shot.simple:CopyBestSource",
     "sources": "hardsight.predictors.few_shot.simple:BayesianRidgeOnSources",
+    "help": "hardsight.predictors.few_shot.help:Help",
+    "meta-sgd": "hardsight.predictors.few_shot.meta:MetaSgd",
+    "maml": "hardsight.predictors.few_shot.meta:Maml",
+    "nasflat": "hardsight.predictors.few_shot.nasflat:Nasflat",
 }
 """Short name to class; a new method is one line here."""
 

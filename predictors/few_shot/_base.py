@@ -11,6 +11,8 @@ import numpy as np
 from hardsight.prediction import FloatArray
 from hardsight.predictors.features import IntArray
 
+_WORTH_TREES = 200  # measured architectures
+
 
 @dataclass(frozen=True, eq=False)
 class Space:
@@ -63,14 +65,37 @@ class Space:
         return np.asarray(self.one_hot @ np.eye(len(words))[owner], dtype=np.float64)
 
     @cached_property
-    def log_sources(self) -> FloatArray:
-        """``(n, m)`` logarithms; what was not measured is what an additive model of the others expects."""
-        logs = np.log(self.sources)
-        for column in logs.T:
+    def filled_sources(self) -> FloatArray:
+        """``(n, m)`` costs on the known devices; what was not measured is what the measured of that device tell."""
+        filled = self.sources.copy()
+        for column in filled.T:
             missing = np.isnan(column)
             if missing.any():
-                column[missing] = additive(self.one_hot, column)[missing]
-        return logs
+                column[missing] = _expected(self, column)[missing]
+        return filled
+
+    @cached_property
+    def log_sources(self) -> FloatArray:
+        """``(n, m)`` logarithms of `filled_sources`."""
+        return np.asarray(np.log(self.filled_sources), dtype=np.float64)
+
+
+def _expected(space: Space, y: FloatArray) -> FloatArray:
+    """What each architecture would cost ``(n,)``: choices add up, and trees learn what that leaves.
+
+    Square roots of costs are learned, a compromise between adding up and multiplying.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    root, known = np.sqrt(y), ~np.isnan(y)
+    expected = additive(space.one_hot, root)
+    if known.sum() >= _WORTH_TREES:
+        trees = HistGradientBoostingRegressor(
+            max_iter=100, learning_rate=0.05, early_stopping=True, random_state=0
+        )
+        trees.fit(space.codes[known], (root - expected)[known])
+        expected = expected + trees.predict(space.codes)
+    return np.asarray(np.maximum(expected, 0.5 * float(root[known].min())) ** 2, dtype=np.float64)
 
 
 def additive(one_hot: FloatArray, y: FloatArray, ridge: float = 2.0) -> FloatArray:

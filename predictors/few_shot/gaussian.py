@@ -11,15 +11,49 @@ from hardsight.prediction import FloatArray
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.few_shot._base import FewShotMethod, Space, additive_weights
 
-PARTS = ("mean source", "sources", "alike", "value", "value in near layers", "cell", "function", "exchange")
-"""What the logarithm of a cost is a sum of; see `Prior`."""
-_SHARES = (0.5, 0.1, 0.1, 0.1, 0.05, 0.03, 0.03, 0.03, 0.02)
-"""Usual variance of each part, and of the noise, where that of the whole is one."""
-_LOOSENESS = 1.4  # standard deviation of their logarithms
+
+class Part(NamedTuple):
+    """One term of the prior.
+
+    Args:
+        name: what it says; see `Prior`.
+        usual: its variance where that of the whole is about one.
+        loose: standard deviation of that variance's logarithm between devices.
+        design: its variance while choosing what to measure: what cannot be known beforehand is taken for larger.
+    """
+
+    name: str
+    usual: float
+    loose: float
+    design: float
+
+
+# From maximum likelihoods on HELP's meta-training and validation devices as pseudo-targets, over its three spaces.
+PARTS = (
+    Part("mean source", 0.45, 0.7, 0.3),
+    Part("sources", 0.03, 1.8, 0.05),
+    Part("alike", 0.04, 1.4, 0.1),
+    Part("value", 0.1, 2.3, 0.2),
+    Part("value in near layers", 0.01, 1.8, 0.05),
+    Part("cell", 0.01, 1.5, 0.03),
+    Part("sources, additive", 0.05, 1.5, 0.05),
+    Part("function", 0.005, 1.1, 0.01),
+    Part("exchange", 0.01, 1.7, 0.01),
+)
+"""What a cost is a sum of."""
+_NOISE = Part("noise", 0.02, 1.8, 0.05)
+_ALL = (*PARTS, _NOISE)
+_USUAL, _LOOSE, _DESIGN = (
+    np.array(x) for x in zip(*((p.usual, p.loose, p.design) for p in _ALL), strict=True)
+)
+
+_POWERS = (0.0, 0.5, 1.0)
 _FREE = 100.0  # variance of the constant
-_POOL = 1500
+_POOL = 500
 _SMALLEST_SHARE = 1e-6
 _SD_WEIGHT = 3.0  # how many measurements the usual deviation of a known device counts for
+_LEAST = 0.2  # of the cheapest measured: no cost is predicted below it
+_BLOCK = 4096
 
 
 class Posterior(NamedTuple):
@@ -39,41 +73,38 @@ class Posterior(NamedTuple):
 class Prior:
     """Features whose products are the parts of the covariance, each of unit mean variance.
 
-    The mean of the known devices and the known devices themselves; choices that cost alike on the known devices;
-    the same value in any layer, in near layers, in the same layer; a smooth function of the known devices' costs; and
-    how many choices two architectures share, for what does not add up.
+    The mean of the known devices, the known devices themselves, and what of them adds up over choices; choices that
+    cost alike on the known devices; the same value in any layer, in near layers, in the same layer; a smooth function
+    of the known devices' costs; and how many choices two architectures share, for what does not add up.
+
+    Costs are compared after a power, the one by which choices add up best on the known devices (Box and Cox 1964): one
+    where layers follow one another, none (the logarithm) where a choice such as the resolution multiplies all.
 
     Args:
         space: architectures and known devices.
     """
 
     def __init__(self, space: Space) -> None:
-        logs = space.log_sources
-        self.size = float(logs.std(axis=0).mean()) if logs.shape[1] else 1.0
-        self.sources = (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-12)
-        mean = self.sources.mean(axis=1) if logs.shape[1] else np.zeros(len(space))
-        mean = mean / max(float(mean.std()), 1e-12)
-        beyond = self.sources - np.outer(mean, mean @ self.sources / len(mean))
-        self.codes = space.codes
         centred = space.one_hot - space.one_hot.mean(axis=0)
+        costs = space.filled_sources
+        self.power = best_power(centred, costs)
+        raised = raise_to(costs, self.power)
+        known = costs.shape[1] > 0
+        units = raised.mean(axis=0) if self.power else np.ones(costs.shape[1])
+        self.size = float((raised.std(axis=0) / units).mean()) if known else 1.0
+        self.sources = (raised - raised.mean(axis=0)) / np.maximum(raised.std(axis=0), 1e-12)
+        mean = self.sources.mean(axis=1) if known else np.zeros(len(space))
+        mean = mean / max(float(mean.std()), 1e-12)
+        self.codes = space.codes
+        weights = np.stack(
+            [additive_weights(centred, y) for y in self.sources.T] or [np.zeros(centred.shape[1])], axis=1
+        )
         self.features = [
             _unit(mean[:, None]),
-            _unit(beyond),
-            *(_unit(centred @ _root(kernel)) for kernel in self._cell_kernels(space, centred)),
+            _unit(_beyond(mean, self.sources)),
+            *(_unit(centred @ _root(kernel)) for kernel in _cell_kernels(space, weights)),
+            _unit(_beyond(mean, centred @ weights)),
         ]
-
-    def _cell_kernels(self, space: Space, centred: FloatArray) -> list[FloatArray]:
-        """Which choices are expected to cost alike, each ``(cells, cells)``."""
-        kinds, values, layers = zip(*space.cells, strict=True)
-        words = np.array([f"{kind} {value}" for kind, value in zip(kinds, values, strict=True)])
-        layer = np.array(layers, dtype=float)
-        same = (words[:, None] == words[None, :]).astype(float)
-        reach = 0.2 * max(float(layer.max()), 1.0)
-        near = np.exp(-(((layer[:, None] - layer[None, :]) / reach) ** 2))
-        costs = np.stack([additive_weights(centred, y) for y in self.sources.T] or [0 * layer], axis=1)
-        costs /= max(float(costs.std()), 1e-12)
-        apart = ((costs[:, None, :] - costs[None, :, :]) ** 2).mean(axis=2)
-        return [np.exp(-2 * apart), same, same * near, np.eye(len(same))]
 
     def between(self, a: IntArray, b: IntArray) -> FloatArray:
         """Each part's covariance ``(parts, a, b)``."""
@@ -81,6 +112,37 @@ class Prior:
         differ = (self.codes[a][:, None, :] != self.codes[b][None, :, :]).mean(axis=2)
         smooth = np.exp(-2 * apart / max(self.sources.shape[1], 1))
         return np.stack([*(f[a] @ f[b].T for f in self.features), smooth, np.exp(-differ / 0.3)])
+
+    def own(self, a: IntArray) -> FloatArray:
+        """Each part's variance ``(parts, a)``."""
+        of_features = np.stack([(f[a] ** 2).sum(axis=1) for f in self.features])
+        return np.concatenate([of_features, np.ones((len(PARTS) - len(self.features), len(a)))])
+
+
+def best_power(centred: FloatArray, costs: FloatArray) -> float:
+    """After which of the powers an additive model leaves least of the known costs ``(n, m)`` unexplained.
+
+    Args:
+        centred: ``(n, cells)`` choices.
+        costs: above zero.
+    """
+    if not costs.shape[1]:
+        return 0.0
+    left = []
+    for power in _POWERS:
+        raised = raise_to(costs, power)
+        raised = raised - raised.mean(axis=0)
+        weights = np.stack([additive_weights(centred, y) for y in raised.T], axis=1)
+        unexplained = ((raised - centred @ weights) ** 2).sum(axis=0) / np.maximum(
+            (raised**2).sum(axis=0), 1e-12
+        )
+        left.append(float(np.median(np.log(np.maximum(unexplained, 1e-12)))))
+    return _POWERS[int(np.argmin(left))]
+
+
+def raise_to(costs: FloatArray, power: float) -> FloatArray:
+    """Costs to a power; the logarithm for zero."""
+    return np.asarray(costs**power if power else np.log(costs), dtype=np.float64)
 
 
 @lru_cache(maxsize=2)
@@ -90,21 +152,21 @@ def prior_of(space: Space) -> Prior:
 
 
 class GaussianProcess(FewShotMethod):
-    """Gaussian-process regression on the logarithm of the cost.
+    """Gaussian-process regression on the cost, or on a power or the logarithm of it.
 
     The variance of each part of the prior (`PARTS`) and of the noise is found by the marginal likelihood of the
-    measurements under a prior that is the same for all tasks. The architectures
-    to measure are those that together leave the least variance under the usual prior, out of a random pool.
+    measurements under a prior that is the same for all tasks. Noise is relative: a measurement twice as large errs
+    twice as much. The architectures to measure are those that together leave the least variance under the usual prior,
+    out of a random pool.
     """
 
     name = "ours"
 
     def choose(self, space: Space, allowed: IntArray, k: int, rng: np.random.Generator) -> IntArray:
         """Greedily the ones after which the least variance is left in a random pool."""
-        pool = rng.choice(allowed, size=min(_POOL, len(allowed)), replace=False)
-        shares = np.array(_SHARES)
-        left = np.tensordot(shares[:-1], prior_of(space).between(pool, pool), 1) + _FREE
-        noise = shares[-1]
+        pool = rng.choice(allowed, size=min(max(_POOL, k), len(allowed)), replace=False)
+        left = np.tensordot(_DESIGN[:-1], prior_of(space).between(pool, pool), 1) + _FREE
+        noise = _DESIGN[-1]
         chosen: list[int] = []
         for i in range(min(k, len(pool))):
             gain = (left**2).sum(axis=0) / (np.diag(left) + noise)
@@ -126,32 +188,36 @@ class GaussianProcess(FewShotMethod):
             chosen: ``(k,)`` which were measured.
             y: ``(k,)`` their costs.
         """
-        prior = prior_of(space)
-        log_y = np.log(y)
-        centre = float(log_y.mean())
-        spread = float(((log_y - centre) ** 2).sum())
-        scale = float(np.sqrt((_SD_WEIGHT * prior.size**2 + spread) / (_SD_WEIGHT + len(y))))
-        target = (log_y - centre) / scale
-        rounding = rounding_sd(y) / scale
-        parts = prior.between(chosen, chosen)
-        shares = _likeliest(parts, target, rounding)
-        covariance = np.tensordot(shares[:-1], parts, 1) + _FREE + np.diag(shares[-1] + rounding**2)
         from scipy.linalg import cho_factor, cho_solve
 
+        prior = prior_of(space)
+        power = prior.power
+        raised = raise_to(y, power)
+        centre = float(raised.mean())
+        unit = centre if power else 1.0  # what deviations are relative to; logarithms are so already
+        spread = float((((raised - centre) / unit) ** 2).sum())
+        scale = float(unit * np.sqrt((_SD_WEIGHT * prior.size**2 + spread) / (_SD_WEIGHT + len(y))))
+        target = (raised - centre) / scale
+        slope = y**power * (power or 1.0) / scale  # of the target by the logarithm of the cost
+        relative = slope**2 / float((slope**2).mean())
+        rounding = (rounding_sd(y) * slope) ** 2
+        parts = prior.between(chosen, chosen)
+        shares = _likeliest(parts, target, relative, rounding)
+        covariance = np.tensordot(shares[:-1], parts, 1) + _FREE + np.diag(shares[-1] * relative + rounding)
         factor = cho_factor(covariance, lower=True)
         weights = cho_solve(factor, target)
         mean, variance = np.empty(len(space)), np.empty(len(space))
-        for start in range(0, len(space), 4096):
-            some = np.arange(start, min(start + 4096, len(space)))
+        for start in range(0, len(space), _BLOCK):
+            some = np.arange(start, min(start + _BLOCK, len(space)))
             across = np.tensordot(shares[:-1], prior.between(some, chosen), 1) + _FREE
-            own = sum(
-                share * (f[some] ** 2).sum(axis=1) for share, f in zip(shares, prior.features, strict=False)
-            )
-            own = own + shares[len(prior.features) : -1].sum() + _FREE
             mean[some] = across @ weights
-            variance[some] = own - (across * cho_solve(factor, across.T).T).sum(axis=1)
-        sd = scale * np.sqrt(np.maximum(variance, 0))
-        return Posterior(centre + scale * mean, sd, scale * float(np.sqrt(shares[-1])))
+            variance[some] = (
+                shares[:-1] @ prior.own(some) + _FREE - (across * cho_solve(factor, across.T).T).sum(axis=1)
+            )
+        noise = float(np.sqrt(shares[-1] / (slope**2).mean()))
+        return _as_logarithm(
+            centre + scale * mean, scale * np.sqrt(np.maximum(variance, 0)), noise, power, y.min()
+        )
 
 
 def rounding_sd(y: FloatArray) -> FloatArray:
@@ -161,28 +227,56 @@ def rounding_sd(y: FloatArray) -> FloatArray:
     return np.asarray(1 / (np.sqrt(12) * y), dtype=np.float64)
 
 
-def _likeliest(parts: FloatArray, target: FloatArray, rounding: FloatArray) -> FloatArray:
+def _as_logarithm(mean: FloatArray, sd: FloatArray, noise: float, power: float, cheapest: float) -> Posterior:
+    """From the power of the cost to its logarithm, to first order."""
+    if not power:
+        return Posterior(mean, sd, noise)
+    mean = np.maximum(mean, (_LEAST * cheapest) ** power)
+    return Posterior(np.asarray(np.log(mean) / power, dtype=np.float64), sd / (power * mean), noise)
+
+
+def _likeliest(
+    parts: FloatArray, target: FloatArray, relative: FloatArray, rounding: FloatArray
+) -> FloatArray:
     """Variance of each part and of the noise ``(parts + 1,)``, by marginal likelihood and prior."""
     from scipy.linalg import cho_factor, cho_solve
     from scipy.optimize import minimize
 
     k = len(target)
-    usual = np.log(np.array(_SHARES))
-    whole = np.concatenate([parts, np.eye(k)[None]])
+    usual = np.log(_USUAL)
+    whole = np.concatenate([parts, np.diag(relative)[None]])
 
     def surprise(h: FloatArray) -> tuple[float, FloatArray]:
         shares = np.exp(h)
-        covariance = np.tensordot(shares, whole, 1) + _FREE + np.diag(rounding**2 + 1e-9)
+        covariance = np.tensordot(shares, whole, 1) + _FREE + np.diag(rounding + 1e-9)
         factor = cho_factor(covariance, lower=True)
         weights = cho_solve(factor, target)
         inverse = cho_solve(factor, np.eye(k))
-        off = (h - usual) / _LOOSENESS
+        off = (h - usual) / _LOOSE
         value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * (off**2).sum()
         slope = 0.5 * shares * np.tensordot(whole, inverse - np.outer(weights, weights), 2)
-        return float(value), slope + off / _LOOSENESS
+        return float(value), slope + off / _LOOSE
 
     found = minimize(surprise, usual, jac=True, method="L-BFGS-B", bounds=[(u - 7, u + 7) for u in usual])
     return np.asarray(np.exp(found.x), dtype=np.float64)
+
+
+def _cell_kernels(space: Space, weights: FloatArray) -> list[FloatArray]:
+    """Which choices are expected to cost alike, each ``(cells, cells)``, from what they cost on known devices."""
+    kinds, values, layers = zip(*space.cells, strict=True)
+    words = np.array([f"{kind} {value}" for kind, value in zip(kinds, values, strict=True)])
+    layer = np.array(layers, dtype=float)
+    same = (words[:, None] == words[None, :]).astype(float)
+    reach = 0.2 * max(float(layer.max()), 1.0)
+    near = np.exp(-(((layer[:, None] - layer[None, :]) / reach) ** 2))
+    costs = weights / max(float(weights.std()), 1e-12)
+    apart = ((costs[:, None, :] - costs[None, :, :]) ** 2).mean(axis=2)
+    return [np.exp(-0.5 * apart), same, same * near, np.eye(len(same))]
+
+
+def _beyond(mean: FloatArray, features: FloatArray) -> FloatArray:
+    """What of the features ``(n, m)`` is not along the mean ``(n,)``."""
+    return np.asarray(features - np.outer(mean, mean @ features / len(mean)), dtype=np.float64)
 
 
 def _unit(features: FloatArray) -> FloatArray:

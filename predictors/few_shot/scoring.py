@@ -25,9 +25,10 @@ class Score:
     """Of one device.
 
     Args:
-        spearman: of each draw ``(draws,)``, over all architectures that the table has and that were not measured.
+        spearman: of each draw ``(draws,)``, over all architectures that the table has and that were not measured; where
+            the task asks for some, over these.
         spearman_trimmed: over the middle 80 % of them by their true cost, as HELP has it.
-        mape: mean |predicted − true| / true, over all.
+        mape: mean |predicted − true| / true, over all of them.
     """
 
     spearman: FloatArray
@@ -49,7 +50,7 @@ def run(
 
     Args:
         tables: holds the task.
-        task: devices.
+        task: devices, and where it names them the architectures to be asked about, which nobody may measure.
         method: name in `hardsight.predictors.few_shot.METHODS`.
         samples: measurements in total.
         draws: repetitions, each with its own random numbers.
@@ -64,7 +65,9 @@ def run(
     for done, device in enumerate(task.targets):
         truth = tables.costs(task, device)
         there = np.flatnonzero(~np.isnan(truth))
-        if len(there) < samples + 3:
+        asked = np.intersect1d(there, task.query) if task.query else there
+        allowed = np.setdiff1d(there, asked) if task.query else there
+        if min(len(asked), len(there) - samples) < 3 or len(allowed) < samples:
             raise InputError(
                 f"{device} has {len(there)} measured architectures; {samples} samples leave too few"
             )
@@ -72,19 +75,26 @@ def run(
         for draw in range(draws):
             rng = np.random.default_rng([seed, draw])
             learner = make_method(method)
-            chosen = learner.choose(space, there, samples, rng)
+            chosen = learner.choose(space, allowed, samples, rng)
             predicted = learner.predict(space, chosen, truth[chosen], rng)
-            scores.append(_score(predicted, truth, np.setdiff1d(there, chosen)))
+            scores.append(score(predicted, truth, np.setdiff1d(asked, chosen)))
         found[device] = Score(*np.array(scores).T)
         if progress:
             progress(f"{task.name}, {method}", done + 1, len(task.targets))
     return found
 
 
-def _score(predicted: FloatArray, truth: FloatArray, where: IntArray) -> tuple[float, float, float]:
+def score(predicted: FloatArray, truth: FloatArray, where: IntArray) -> tuple[float, float, float]:
+    """Spearman's correlation over some architectures and over their middle 80 %, and mean relative error.
+
+    Args:
+        predicted: ``(n,)``.
+        truth: ``(n,)``.
+        where: indices of those that count.
+    """
     p, t = predicted[where], truth[where]
-    low, high = np.quantile(t, [_TRIMMED, 1 - _TRIMMED])
-    middle = (t >= low) & (t <= high)
+    cut = int(_TRIMMED * len(t))
+    middle = np.argsort(t, kind="stable")[cut : len(t) - cut]
     return _rank(p, t), _rank(p[middle], t[middle]), float(np.mean(np.abs(p - t) / t))
 
 

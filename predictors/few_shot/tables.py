@@ -29,12 +29,16 @@ class Task:
         space: of the files.
         sources: known devices.
         targets: new ones.
+        known: architectures that the known devices are known for; all by default.
+        query: architectures to be asked about and not to be measured; all and none by default.
     """
 
     name: str
     space: str
     sources: tuple[str, ...]
     targets: tuple[str, ...]
+    known: range | None = None
+    query: range | None = None
 
 
 class Tables:
@@ -56,6 +60,7 @@ class Tables:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"cannot read tasks from {folder / 'splits.json'}: {error}") from error
         self._spaces: dict[str, tuple[pd.DataFrame, list[str], FloatArray]] = {}
+        self._last: tuple[Any, Space] | None = None
 
     def task(self, name: str) -> Task:
         """A task whose devices are all there; those that the table lacks are left out.
@@ -74,7 +79,16 @@ class Tables:
         return Task(name, task.space, sources, targets)
 
     def space(self, task: Task) -> Space:
-        """The architectures, and what the task's sources need for them."""
+        """The architectures, and what the task's sources need for them.
+
+        The same object for the same question asked twice in a row, as methods keep what they learned from it.
+        """
+        question = task.space, task.sources, task.known
+        if self._last is None or self._last[0] != question:
+            self._last = question, self._space(task)
+        return self._last[1]
+
+    def _space(self, task: Task) -> Space:
         archs, have, costs = self._read(task.space)
         columns = tuple(str(c) for c in archs.columns)
         words = [sorted(archs[c].unique(), key=_natural) for c in columns]
@@ -84,6 +98,8 @@ class Tables:
         )
         values = tuple(tuple(map(str, of)) for of in words)
         sources = costs[:, [have.index(d) for d in task.sources]]
+        if task.known is not None:
+            sources[np.setdiff1d(np.arange(len(sources)), np.array(task.known))] = np.nan
         return Space(codes.astype(np.int64), columns, values, sources, task.sources)
 
     def costs(self, task: Task, device: str) -> FloatArray:

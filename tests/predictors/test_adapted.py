@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import UserDict
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,10 +17,11 @@ from hardsight.errors import DataError, StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
-from hardsight.predictors.adapt import _check, adapt_to, choose_references
+from hardsight.predictors.adapt import adapt_to
 from hardsight.predictors.adapted import GROUPS, AdaptedPredictor, work_groups
 from hardsight.predictors.conformal import Conformal, family_folds, quantile
 from hardsight.predictors.evaluation import out_of_family, scores_of, summary, with_intervals
+from hardsight.predictors.joined import Joined
 from hardsight.predictors.linear import RidgePredictor
 from hardsight.predictors.persist import load_saved, save_predictor
 
@@ -71,34 +70,60 @@ def test_four_measurements_give_a_value_but_no_interval(source: Conformal) -> No
     assert np.isnan(answer.lower).all()
 
 
+def test_the_error_to_expect_is_about_what_it_is_on_other_networks(source: Conformal) -> None:
+    said, found = [], []
+    graphs, label = new_device(60, 99).labelled(NEW, Metric.LATENCY)
+    for seed in range(8):
+        adapted = AdaptedPredictor(source, NEW, DEVICE).fit(new_device(8, seed))
+        said.append(adapted.expected_error(graphs, Metric.LATENCY))
+        off = np.log(adapted.point(graphs, NEW, Metric.LATENCY) / label)
+        found.append(np.sqrt(np.mean(off**2)))
+    assert np.mean(found) / 1.5 < np.mean(said) < 2.5 * np.mean(found)
+
+
+def test_more_measurements_would_lower_the_error_to_expect(source: Conformal) -> None:
+    table = new_device(24)
+    graphs = [table.graphs[d] for d in table.digests]
+    adapted = AdaptedPredictor(source, NEW, DEVICE).fit(table.select(digests=table.digests[:8]))
+    now, then, later = (adapted.expected_error(graphs, Metric.LATENCY, also=graphs[8:n]) for n in (8, 12, 24))
+    own = adapted.expected_error(graphs, Metric.LATENCY, also=graphs * 100)  # the source's: that stays
+    assert now > then > later > own > 0.5 * now
+
+
+def test_any_predictor_adapts_to_the_device_of_a_table_and_stays_as_it_is(source: Conformal) -> None:
+    before = source.targets
+    graphs, label = new_device(40, seed=8, noise=0.0).labelled(NEW, Metric.LATENCY)
+    for known in (source, Joined(dict.fromkeys(source.targets, source))):
+        answer = known.adapt(new_device(12)).predict(graphs, NEW)["latency_s"]
+        assert np.median(np.abs(answer.value[:, 0] / label - 1)) < 0.15
+        assert np.isfinite(answer.upper).all()
+    assert source.targets == before
+
+
+def test_adapting_warns_and_wants_one_device(source: Conformal) -> None:
+    with pytest.warns(UserWarning, match="4 measurements are too few for an interval"):
+        answer = source.adapt(new_device(4)).predict(list(new_device(3).graphs.values()), NEW)
+    assert np.isnan(answer.lower).all()
+    with pytest.raises(DataError, match="of 2 devices; give those of one"):
+        source.adapt(new_device(4) + world(4))
+    with pytest.raises(DataError, match="of 0 devices"):
+        source.adapt(new_device(4).select(digests=[]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 49, 50])
+def test_any_number_of_networks_from_1_to_50(source: Conformal, k: int) -> None:
+    adapted = AdaptedPredictor(source, NEW, DEVICE).fit(new_device(k))
+    answer = adapted.predict(list(new_device(3).graphs.values()), NEW)["latency_s"]
+    assert np.isfinite(answer.value).all()
+    assert np.isfinite(answer.upper).all() == (k >= 5)
+    assert np.isfinite(adapted.expected_error(list(new_device(3).graphs.values()), Metric.LATENCY))
+
+
 def test_layers_sum_to_the_adapted_total(source: Conformal) -> None:
     adapted = AdaptedPredictor(source, NEW, DEVICE).fit(new_device(10))
     graph = next(iter(new_device(3).graphs.values()))
     total = adapted.point([graph], NEW, Metric.LATENCY)[0]
     np.testing.assert_allclose(adapted.layer_costs(graph, NEW).sum(), total, rtol=1e-6)
-
-
-def test_milliseconds_for_seconds_are_named(source: Conformal) -> None:
-    table = new_device(8)
-    wrong = table.rows.assign(
-        value=table.rows["value"] * np.where(table.rows["metric"] == "latency_s", 1000, 1)
-    )
-    with pytest.raises(DataError, match="check the unit"):
-        AdaptedPredictor(source, NEW, DEVICE).fit(MeasurementTable(wrong, table.graphs))
-
-
-def test_contradictory_rows_are_refused() -> None:
-    table = new_device(3)
-    doubled = table + MeasurementTable(table.rows.assign(value=table.rows["value"] * 3), table.graphs)
-    with pytest.raises(DataError, match="contradictory"):
-        _check(doubled)
-
-
-def test_repeated_lines_are_said() -> None:
-    table = new_device(3)
-    once = table.select(digests=table.digests[:1])
-    assert _check(table + once) == ["1 line repeats a network; its median is used"]
-    assert _check(table + once + once) == ["2 lines repeat a network; their median is used"]
 
 
 @pytest.fixture
@@ -164,29 +189,6 @@ def test_saved_and_loaded_it_answers_the_same(source: Conformal, tmp_path: Path)
     before, after = adapted.predict(graphs, NEW), load_saved(tmp_path / "p").predict(graphs, NEW)
     np.testing.assert_allclose(before.value, after.value, rtol=1e-9)
     np.testing.assert_allclose(before.upper, after.upper, rtol=1e-4)
-
-
-def test_references_are_distinct_cheap_and_repeatable(source: Conformal) -> None:
-    table = world(80)
-    chosen = choose_references(source, DEVICE, table, 10)
-    assert chosen == choose_references(source, DEVICE, table, 10)
-    assert len(set(chosen)) == 10
-    rows = table.select(device=DEVICE, metric=Metric.LATENCY, digests=chosen).rows
-    assert (rows["value"] < 0.02).all()
-
-
-def test_choosing_references_parses_few_graphs(source: Conformal) -> None:
-    table = world(80)
-
-    class Parsed(UserDict[str, OperatorGraph]):
-        asked: ClassVar[set[str]] = set()
-
-        def __getitem__(self, digest: str) -> OperatorGraph:
-            self.asked.add(digest)
-            return super().__getitem__(digest)
-
-    choose_references(source, DEVICE, MeasurementTable(table.rows, Parsed(table.graphs)), 4)
-    assert len(Parsed.asked) <= 42
 
 
 def test_held_out_families_are_never_trained_on() -> None:

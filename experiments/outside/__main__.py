@@ -70,7 +70,7 @@ def _adapt(folder: Path, progress: Progress) -> None:
     for device, name in MODES.items():
         if name in done and api.devices(name)[0].can_predict:
             continue
-        report = api.adapt(device=device, name=name, samples=SAMPLES, progress=progress)
+        report = api.adapt(device=device, name=name, samples=SAMPLES, measure_all=True, progress=progress)
         done[name] = {"from": report.source_device, "scale": dict(report.scale)}
         mark.write_text(json.dumps(done, indent=1))
 

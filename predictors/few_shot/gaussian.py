@@ -19,34 +19,33 @@ class Part(NamedTuple):
         name: what it says; see `Prior`.
         usual: its variance where that of the whole is about one.
         loose: standard deviation of that variance's logarithm between devices.
-        design: its variance while choosing what to measure: what cannot be known beforehand is taken for larger.
     """
 
     name: str
     usual: float
     loose: float
-    design: float
 
 
 # From maximum likelihoods on HELP's meta-training and validation devices as pseudo-targets, over its three spaces.
 PARTS = (
-    Part("mean source", 0.45, 0.7, 0.3),
-    Part("sources", 0.03, 1.8, 0.05),
-    Part("alike", 0.04, 1.4, 0.1),
-    Part("value", 0.1, 2.3, 0.2),
-    Part("value in near layers", 0.01, 1.8, 0.05),
-    Part("cell", 0.01, 1.5, 0.03),
-    Part("sources, additive", 0.05, 1.5, 0.05),
-    Part("function", 0.005, 1.1, 0.01),
-    Part("exchange", 0.01, 1.7, 0.01),
+    Part("mean source", 0.45, 0.7),
+    Part("sources", 0.03, 1.8),
+    Part("alike", 0.04, 1.4),
+    Part("value", 0.1, 2.3),
+    Part("value in near layers", 0.01, 1.8),
+    Part("cell", 0.01, 1.5),
+    Part("sources, additive", 0.05, 1.5),
+    Part("function", 0.005, 1.1),
+    Part("exchange", 0.01, 1.7),
 )
 """What a cost is a sum of."""
-_NOISE = Part("noise", 0.02, 1.8, 0.05)
-_ALL = (*PARTS, _NOISE)
-_USUAL, _LOOSE, _DESIGN = (
-    np.array(x) for x in zip(*((p.usual, p.loose, p.design) for p in _ALL), strict=True)
-)
+_NOISE = Part("noise", 0.02, 1.8)
+_USUAL = np.log([part.usual for part in (*PARTS, _NOISE)])
+_LOOSE = np.array([part.loose for part in (*PARTS, _NOISE)])
 
+_DRAWN = 500  # variances from each of the two proposals
+_KEPT = 48  # of these, after weighing
+_NEAR = 0.7  # standard deviation of the proposal around the likeliest
 _POWERS = (0.0, 0.5, 1.0)
 _FREE = 100.0  # variance of the constant
 _POOL = 500
@@ -154,10 +153,10 @@ def prior_of(space: Space) -> Prior:
 class GaussianProcess(FewShotMethod):
     """Gaussian-process regression on the cost, or on a power or the logarithm of it.
 
-    The variance of each part of the prior (`PARTS`) and of the noise is found by the marginal likelihood of the
-    measurements under a prior that is the same for all tasks. Noise is relative: a measurement twice as large errs
-    twice as much. The architectures to measure are those that together leave the least variance under the usual prior,
-    out of a random pool.
+    Answers are averaged over what the variance of each part of the prior (`PARTS`) and of the noise may be, given the
+    measurements and a prior over variances that is the same for all tasks. Noise is relative: a measurement twice as
+    large errs twice as much. The architectures to measure are those that together leave the least variance under the
+    usual prior, out of a random pool.
     """
 
     name = "ours"
@@ -165,8 +164,9 @@ class GaussianProcess(FewShotMethod):
     def choose(self, space: Space, allowed: IntArray, k: int, rng: np.random.Generator) -> IntArray:
         """Greedily the ones after which the least variance is left in a random pool."""
         pool = rng.choice(allowed, size=min(max(_POOL, k), len(allowed)), replace=False)
-        left = np.tensordot(_DESIGN[:-1], prior_of(space).between(pool, pool), 1) + _FREE
-        noise = _DESIGN[-1]
+        usual = np.exp(_USUAL)
+        left = np.tensordot(usual[:-1], prior_of(space).between(pool, pool), 1) + _FREE
+        noise = usual[-1]
         chosen: list[int] = []
         for i in range(min(k, len(pool))):
             gain = (left**2).sum(axis=0) / (np.diag(left) + noise)
@@ -188,8 +188,6 @@ class GaussianProcess(FewShotMethod):
             chosen: ``(k,)`` which were measured.
             y: ``(k,)`` their costs.
         """
-        from scipy.linalg import cho_factor, cho_solve
-
         prior = prior_of(space)
         power = prior.power
         raised = raise_to(y, power)
@@ -200,24 +198,91 @@ class GaussianProcess(FewShotMethod):
         target = (raised - centre) / scale
         slope = y**power * (power or 1.0) / scale  # of the target by the logarithm of the cost
         relative = slope**2 / float((slope**2).mean())
-        rounding = (rounding_sd(y) * slope) ** 2
-        parts = prior.between(chosen, chosen)
-        shares = _likeliest(parts, target, relative, rounding)
-        covariance = np.tensordot(shares[:-1], parts, 1) + _FREE + np.diag(shares[-1] * relative + rounding)
-        factor = cho_factor(covariance, lower=True)
-        weights = cho_solve(factor, target)
+        covariance = _Covariance(prior.between(chosen, chosen), relative, (rounding_sd(y) * slope) ** 2)
+        shares = covariance.plausible(target)
+        inverse = np.linalg.inv(covariance.of(shares))
+        weights = inverse @ target
         mean, variance = np.empty(len(space)), np.empty(len(space))
         for start in range(0, len(space), _BLOCK):
             some = np.arange(start, min(start + _BLOCK, len(space)))
-            across = np.tensordot(shares[:-1], prior.between(some, chosen), 1) + _FREE
-            mean[some] = across @ weights
-            variance[some] = (
-                shares[:-1] @ prior.own(some) + _FREE - (across * cho_solve(factor, across.T).T).sum(axis=1)
-            )
-        noise = float(np.sqrt(shares[-1] / (slope**2).mean()))
+            parts, own = prior.between(some, chosen), prior.own(some)
+            means, variances = np.empty((_KEPT, len(some))), np.empty((_KEPT, len(some)))
+            for i, share in enumerate(shares[:, :-1]):
+                across = np.tensordot(share, parts, 1) + _FREE
+                means[i] = across @ weights[i]
+                variances[i] = share @ own + _FREE - ((across @ inverse[i]) * across).sum(axis=1)
+            mean[some] = means.mean(axis=0)
+            variance[some] = variances.mean(axis=0) + means.var(axis=0)
+        noise = float(np.sqrt(shares[:, -1].mean() / (slope**2).mean()))
         return _as_logarithm(
             centre + scale * mean, scale * np.sqrt(np.maximum(variance, 0)), noise, power, y.min()
         )
+
+
+class _Covariance(NamedTuple):
+    """Of the measured costs, for any variances of the parts.
+
+    Args:
+        parts: ``(parts, k, k)``.
+        relative: ``(k,)`` each measurement's noise variance beside their mean.
+        rounding: ``(k,)`` variance of what rounding hides.
+    """
+
+    parts: FloatArray
+    relative: FloatArray
+    rounding: FloatArray
+
+    def of(self, shares: FloatArray) -> FloatArray:
+        """Covariances ``(…, k, k)`` for variances ``(…, parts + 1)``."""
+        whole = np.concatenate([self.parts, np.diag(self.relative)[None]])
+        return np.asarray(
+            np.tensordot(shares, whole, 1) + _FREE + np.diag(self.rounding + 1e-9), dtype=np.float64
+        )
+
+    def likeliest(self, target: FloatArray) -> FloatArray:
+        """Logarithms of the variances ``(parts + 1,)`` by marginal likelihood and prior."""
+        from scipy.linalg import cho_factor, cho_solve
+        from scipy.optimize import minimize
+
+        def surprise(h: FloatArray) -> tuple[float, FloatArray]:
+            factor = cho_factor(self.of(np.exp(h)), lower=True)
+            weights = cho_solve(factor, target)
+            left = cho_solve(factor, np.eye(len(target))) - np.outer(weights, weights)
+            off = (h - _USUAL) / _LOOSE
+            value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * (off**2).sum()
+            by_part = np.append(np.tensordot(self.parts, left, 2), self.relative @ np.diag(left))
+            return float(value), 0.5 * np.exp(h) * by_part + off / _LOOSE
+
+        bounds = [(u - 7, u + 7) for u in _USUAL]
+        return np.asarray(
+            minimize(surprise, _USUAL, jac=True, method="L-BFGS-B", bounds=bounds).x, dtype=np.float64
+        )
+
+    def plausible(self, target: FloatArray) -> FloatArray:
+        """Variances ``(kept, parts + 1)`` drawn from their posterior, by importance sampling.
+
+        Half are proposed by the prior, half around the likeliest. The same measurements give the same draw.
+        """
+        rng = np.random.default_rng(0)
+        mode = self.likeliest(target)
+        size = (_DRAWN, len(mode))
+        h = np.concatenate([rng.normal(_USUAL, _LOOSE, size), rng.normal(mode, _NEAR, size)])
+        prior = _log_normal(h, _USUAL, _LOOSE)
+        proposed = np.logaddexp(prior, _log_normal(h, mode, np.full(len(mode), _NEAR)))
+        covariance = self.of(np.exp(h))
+        weights = np.linalg.solve(covariance, np.broadcast_to(target[:, None], (len(h), len(target), 1)))[
+            ..., 0
+        ]
+        log_likelihood = -0.5 * (weights @ target + np.linalg.slogdet(covariance)[1])
+        log_weight = log_likelihood + prior - proposed
+        share = np.cumsum(np.exp(log_weight - log_weight.max()))
+        evenly = (np.arange(_KEPT) + 0.5) / _KEPT * share[-1]
+        return np.asarray(np.exp(h[np.searchsorted(share, evenly)]), dtype=np.float64)
+
+
+def _log_normal(h: FloatArray, mean: FloatArray, sd: FloatArray) -> FloatArray:
+    """Logarithm of the density of independent normal variables ``(n,)``, but for a constant."""
+    return np.asarray(-0.5 * (((h - mean) / sd) ** 2).sum(axis=1) - np.log(sd).sum(), dtype=np.float64)
 
 
 def rounding_sd(y: FloatArray) -> FloatArray:
@@ -233,32 +298,6 @@ def _as_logarithm(mean: FloatArray, sd: FloatArray, noise: float, power: float, 
         return Posterior(mean, sd, noise)
     mean = np.maximum(mean, (_LEAST * cheapest) ** power)
     return Posterior(np.asarray(np.log(mean) / power, dtype=np.float64), sd / (power * mean), noise)
-
-
-def _likeliest(
-    parts: FloatArray, target: FloatArray, relative: FloatArray, rounding: FloatArray
-) -> FloatArray:
-    """Variance of each part and of the noise ``(parts + 1,)``, by marginal likelihood and prior."""
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.optimize import minimize
-
-    k = len(target)
-    usual = np.log(_USUAL)
-    whole = np.concatenate([parts, np.diag(relative)[None]])
-
-    def surprise(h: FloatArray) -> tuple[float, FloatArray]:
-        shares = np.exp(h)
-        covariance = np.tensordot(shares, whole, 1) + _FREE + np.diag(rounding + 1e-9)
-        factor = cho_factor(covariance, lower=True)
-        weights = cho_solve(factor, target)
-        inverse = cho_solve(factor, np.eye(k))
-        off = (h - usual) / _LOOSE
-        value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * (off**2).sum()
-        slope = 0.5 * shares * np.tensordot(whole, inverse - np.outer(weights, weights), 2)
-        return float(value), slope + off / _LOOSE
-
-    found = minimize(surprise, usual, jac=True, method="L-BFGS-B", bounds=[(u - 7, u + 7) for u in usual])
-    return np.asarray(np.exp(found.x), dtype=np.float64)
 
 
 def _cell_kernels(space: Space, weights: FloatArray) -> list[FloatArray]:

@@ -22,6 +22,7 @@ _PRIOR_SCALE = 3.0  # log; the new device may be 20 x faster or slower
 _PRIOR_GROUP = 0.35  # log; kinds of work rarely differ by more than 2 x beyond the common scale
 _GROUP_OF = {"conv": 0, "depthwise": 1, "matmul": 2, "recurrent": 2}
 _INT8, _MEMORY, _OVERHEAD = 3, 4, 5
+_OF_WORK = (Metric.LATENCY, Metric.CYCLES, Metric.ENERGY)
 GROUPS = ("conv", "depthwise", "matmul", "int8", "memory-bound", "overhead")
 
 
@@ -106,14 +107,14 @@ class AdaptedPredictor(Predictor):
         return Fitted(theta, covariance, max(1.0, residual / promised), residual, len(y))
 
     def _parts(self, graphs: Sequence[OperatorGraph], metric: Metric) -> FloatArray:
-        """Source prediction split into groups ``(n, g)``; metrics other than latency have one group."""
+        """Source prediction split into groups ``(n, g)``; metrics that do not follow from work have one group."""
         value = self.source.point(graphs, self.source_device, metric)
         parts = np.zeros((len(graphs), len(GROUPS)))
-        if metric is not Metric.LATENCY:
+        if metric not in _OF_WORK:
             parts[:, 0] = value
             return parts
         for i, graph in enumerate(graphs):
-            costs = self.source.layer_costs(graph, self.source_device)
+            costs = self.source.layer_costs(graph, self.source_device, metric)
             if not len(costs):
                 parts[i, _MEMORY] = value[i]
                 continue
@@ -140,7 +141,8 @@ class AdaptedPredictor(Predictor):
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         costs = self.source.layer_costs(graph, self.source_device, metric)
         theta = self.fitted[metric].theta
-        return np.asarray(costs * np.exp(theta[0] + theta[1:][work_groups(graph)]), dtype=np.float64)
+        factors = theta[1:][work_groups(graph)] if metric in _OF_WORK else theta[1]
+        return np.asarray(costs * np.exp(theta[0] + factors), dtype=np.float64)
 
     def interval(
         self,

@@ -42,7 +42,9 @@ def source_without(table: MeasurementTable, devices: list[str], folder: Path, me
     """A graph network that has seen no label of these devices; fitted once and kept in the folder."""
     if folder.exists():
         return load_saved(folder)
-    rows = table.rows[~table.rows["device"].isin(devices) & table.rows["metric"].isin([str(m) for m in _TIMINGS])]
+    rows = table.rows[
+        ~table.rows["device"].isin(devices) & table.rows["metric"].isin([str(m) for m in _TIMINGS])
+    ]
     rest = MeasurementTable(rows, table.graphs, table.families)
     made = GraphNetPredictor(GraphNetConfig(members=members)).fit(rest)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,12 @@ def rate(
     prepare: Callable[[], None] | None = None,
     repeats: int = 3,
 ) -> float:
-    """Items per second, one process to a share; the best of some repeats, after one that warms up."""
-    with ProcessPoolExecutor(len(shares), get_context("spawn"), initializer=prepare) as pool:
+    """Items per second, one process to a share; the best of some repeats, after one that warms up.
+
+    Processes are what runs side by side: each has one thread, or the threads of one would wait for those of another.
+    """
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(len(shares), spawn, initializer=_start, initargs=(prepare,)) as pool:
         best = 0.0
         for attempt in range(repeats + 1):
             start = time.perf_counter()
@@ -56,6 +60,14 @@ def rate(
             if attempt:
                 best = max(best, done / (time.perf_counter() - start))
     return best
+
+
+def _start(prepare: Callable[[], None] | None) -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    if prepare:
+        prepare()
 
 
 def warm_prediction_s(model: bytes, device: str, calls: int) -> float:

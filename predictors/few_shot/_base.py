@@ -24,14 +24,12 @@ class Space:
             before the last underscore: ``op_0``, ``op_1``.
         values: of each column.
         sources: ``(n, m)`` costs on the known devices, above zero; NaN where not measured.
-        names: of the known devices.
     """
 
     codes: IntArray
     columns: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
     sources: FloatArray
-    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.codes)

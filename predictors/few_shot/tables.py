@@ -100,7 +100,7 @@ class Tables:
         sources = costs[:, [have.index(d) for d in task.sources]]
         if task.known is not None:
             sources[np.setdiff1d(np.arange(len(sources)), np.array(task.known))] = np.nan
-        return Space(codes.astype(np.int64), columns, values, sources, task.sources)
+        return Space(codes.astype(np.int64), columns, values, sources)
 
     def costs(self, task: Task, device: str) -> FloatArray:
         """What each architecture costs on a device ``(n,)``, in the table's unit; NaN where not measured."""

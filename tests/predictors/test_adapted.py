@@ -229,3 +229,28 @@ def test_an_operator_with_less_work_than_its_call_takes_is_overhead() -> None:
     for op, group in ((tiny, "overhead"), (large, "conv")):
         graph = OperatorGraph("g", (op,), (), (), ((0, 0),))
         assert [GROUPS[i] for i in work_groups(graph)] == [group]
+
+
+def test_cycles_are_adapted_by_kind_of_work() -> None:
+    """One device multiplies four times slower, and moves memory as fast: one factor for all would not do."""
+
+    def in_cycles(table: MeasurementTable) -> MeasurementTable:
+        rows = table.rows[table.rows["metric"] == str(Metric.LATENCY)]
+        return MeasurementTable(
+            rows.assign(metric=str(Metric.CYCLES), value=(rows["value"] * 1e9).round()),
+            table.graphs,
+            table.families,
+        )
+
+    known = in_cycles(world(80))
+    slow = in_cycles(world(40, seed=5, device=NEW, macs_per_s=1e10))
+    adapted = AdaptedPredictor(RidgePredictor().fit(known), NEW, DEVICE).fit(
+        slow.select(digests=slow.digests[:14])
+    )
+    graphs, label = slow.select(digests=slow.digests[14:]).labelled(NEW, Metric.CYCLES)
+    value = adapted.point(graphs, NEW, Metric.CYCLES)
+    assert np.median(np.abs(value / label - 1)) < 0.25
+    layers = adapted.layer_costs(graphs[0], NEW, Metric.CYCLES)
+    assert layers.sum() == pytest.approx(value[0], rel=0.01)
+    theta = adapted.fitted[Metric.CYCLES].theta[1:]
+    assert theta[GROUPS.index("conv")] > theta[GROUPS.index("memory-bound")]

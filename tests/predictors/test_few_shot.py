@@ -117,7 +117,6 @@ def test_chosen_architectures_are_different_and_allowed() -> None:
         ("op_0", "op_1"),
         (("a", "b", "c"),) * 2,
         rng.lognormal(size=(50, 2)),
-        ("p", "q"),
     )
     allowed = np.arange(10, 40)
     for name in METHODS:
@@ -127,9 +126,7 @@ def test_chosen_architectures_are_different_and_allowed() -> None:
 
 
 def test_values_of_one_kind_are_counted_together() -> None:
-    space = Space(
-        np.array([[0, 1], [1, 1]]), ("op_0", "op_1"), (("a", "b"), ("a", "b")), np.ones((2, 1)), ("p",)
-    )
+    space = Space(np.array([[0, 1], [1, 1]]), ("op_0", "op_1"), (("a", "b"), ("a", "b")), np.ones((2, 1)))
     assert space.counts.tolist() == [[1, 1], [0, 2]]
 
 

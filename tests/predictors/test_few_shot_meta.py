@@ -36,9 +36,8 @@ def made_up(devices: int = 6) -> tuple[Space, FloatArray]:
     speeds = np.array([0.3, 1, 2, 4]) * rng.lognormal(0, 0.5, (devices + 1, CHOICES))
     work = np.linspace(1, 2, LAYERS)
     costs = np.stack([(s[codes] * work).sum(axis=1) for s in speeds], axis=1)
-    names = tuple(f"d{i}" for i in range(devices))
     columns = tuple(f"op_{i}" for i in range(LAYERS))
-    return Space(codes, columns, (tuple("abcd"),) * LAYERS, costs[:, :-1], names), costs[:, -1]
+    return Space(codes, columns, (tuple("abcd"),) * LAYERS, costs[:, :-1]), costs[:, -1]
 
 
 SPACE, TRUTH = made_up()
@@ -97,7 +96,7 @@ def test_only_the_measurements_of_the_target_are_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_known_device_and_equal_costs(name: str) -> None:
-    alone = Space(SPACE.codes, SPACE.columns, SPACE.values, SPACE.sources[:, :1], SPACE.names[:1])
+    alone = Space(SPACE.codes, SPACE.columns, SPACE.values, SPACE.sources[:, :1])
     costs = answer(name, 4, alone, np.full(N, 7.0))
     assert np.isfinite(costs).all()
     assert np.median(costs) == pytest.approx(7, rel=0.5)
@@ -140,7 +139,7 @@ def test_a_reference_that_is_not_allowed_is_replaced_by_what_costs_like_it() -> 
 
 def test_each_place_is_the_nearest_only_once() -> None:
     logs = np.array([0.0, 1.0, 1.1, 5.0])
-    space = Space(np.arange(4)[:, None], ("op_0",), (tuple("abcd"),), np.exp(logs)[:, None], ("p",))
+    space = Space(np.arange(4)[:, None], ("op_0",), (tuple("abcd"),), np.exp(logs)[:, None])
     among = np.array([3, 2, 1])
     assert meta.nearest(space, np.array([1, 2]), among).tolist() == [2, 1]
     assert meta.nearest(space, np.array([0, 1]), among).tolist() == [1, 2]  # 1 is itself, so 0 gets 2

@@ -11,7 +11,7 @@ import numpy as np
 from hardsight.prediction import FloatArray
 from hardsight.predictors.features import IntArray
 
-_WORTH_TREES = 200  # measured architectures
+_ENOUGH = 200  # measured architectures to learn from
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,12 @@ class Space:
         return filled
 
     @cached_property
+    def measured(self) -> IntArray:
+        """Architectures that were measured on every known device; all where they are too few to learn from."""
+        everywhere = np.flatnonzero(~np.isnan(self.sources).any(axis=1))
+        return everywhere if len(everywhere) >= _ENOUGH else np.arange(len(self))
+
+    @cached_property
     def log_sources(self) -> FloatArray:
         """``(n, m)`` logarithms of `filled_sources`."""
         return np.asarray(np.log(self.filled_sources), dtype=np.float64)
@@ -87,7 +93,7 @@ def _expected(space: Space, y: FloatArray) -> FloatArray:
 
     root, known = np.sqrt(y), ~np.isnan(y)
     expected = additive(space.one_hot, root)
-    if known.sum() >= _WORTH_TREES:
+    if known.sum() >= _ENOUGH:
         trees = HistGradientBoostingRegressor(
             max_iter=100, learning_rate=0.05, early_stopping=True, random_state=0
         )

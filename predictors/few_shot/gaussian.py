@@ -51,7 +51,7 @@ _FREE = 100.0  # variance of the constant
 _POOL = 500
 _SMALLEST_SHARE = 1e-6
 _SD_WEIGHT = 3.0  # how many measurements the usual deviation of a known device counts for
-_LEAST = 0.2  # of the cheapest measured: no cost is predicted below it
+_LEAST = 0.2  # of the cheapest measured: below it costs shrink towards zero and do not reach it
 _BLOCK = 4096
 
 
@@ -86,7 +86,7 @@ class Prior:
     def __init__(self, space: Space) -> None:
         centred = space.one_hot - space.one_hot.mean(axis=0)
         costs = space.filled_sources
-        self.power = best_power(centred, costs)
+        self.power = best_power(centred, space.sources)
         raised = raise_to(costs, self.power)
         known = costs.shape[1] > 0
         units = raised.mean(axis=0) if self.power else np.ones(costs.shape[1])
@@ -123,19 +123,17 @@ def best_power(centred: FloatArray, costs: FloatArray) -> float:
 
     Args:
         centred: ``(n, cells)`` choices.
-        costs: above zero.
+        costs: above zero; NaN where not measured, for what was filled in follows a power of its own.
     """
     if not costs.shape[1]:
         return 0.0
     left = []
     for power in _POWERS:
         raised = raise_to(costs, power)
-        raised = raised - raised.mean(axis=0)
+        raised = raised - np.nanmean(raised, axis=0)
         weights = np.stack([additive_weights(centred, y) for y in raised.T], axis=1)
-        unexplained = ((raised - centred @ weights) ** 2).sum(axis=0) / np.maximum(
-            (raised**2).sum(axis=0), 1e-12
-        )
-        left.append(float(np.median(np.log(np.maximum(unexplained, 1e-12)))))
+        rest, whole = (np.nansum(part**2, axis=0) for part in (raised - centred @ weights, raised))
+        left.append(float(np.median(np.log(np.maximum(rest / np.maximum(whole, 1e-12), 1e-12)))))
     return _POWERS[int(np.argmin(left))]
 
 
@@ -296,7 +294,8 @@ def _as_logarithm(mean: FloatArray, sd: FloatArray, noise: float, power: float, 
     """From the power of the cost to its logarithm, to first order."""
     if not power:
         return Posterior(mean, sd, noise)
-    mean = np.maximum(mean, (_LEAST * cheapest) ** power)
+    floor = (_LEAST * cheapest) ** power
+    mean = np.where(mean < floor, floor * np.exp(np.minimum(mean / floor, 1) - 1), mean)
     return Posterior(np.asarray(np.log(mean) / power, dtype=np.float64), sd / (power * mean), noise)
 
 

@@ -47,9 +47,9 @@ def meta_trained(space: Space, variant: Variant, tuned: int, config: MetaConfig)
         tuned: measurements that the inner loop gets.
         config: size and schedule.
     """
-    n, m = space.log_sources.shape
+    n, m = len(space.measured), space.sources.shape[1]
     x = torch.from_numpy(space.one_hot.astype(np.float32))
-    order = reference_order(len(space))[: variant.references]
+    order = reference_order(space)[: variant.references]
     episodes = max(_LEAST_EPISODES, min(config.most_episodes, n * m // config.costs_per_episode))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -70,9 +70,14 @@ def meta_trained(space: Space, variant: Variant, tuned: int, config: MetaConfig)
     return Trained(learner, x, order, usual_sd(space))
 
 
-def reference_order(n: int) -> IntArray:
-    """All architectures in an order that only depends on how many there are; the first describe a device."""
-    return np.random.default_rng(0).permutation(n)
+def reference_order(space: Space) -> IntArray:
+    """All architectures in an order that is the same for all devices; the first of them describe a device.
+
+    Those that were measured on the known devices come first.
+    """
+    rng = np.random.default_rng(0)
+    others = np.setdiff1d(np.arange(len(space)), space.measured)
+    return np.concatenate([rng.permutation(space.measured), rng.permutation(others)])
 
 
 def _episodes(
@@ -80,12 +85,12 @@ def _episodes(
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Support, its labels, descriptions, queries and their labels of some known devices at a time."""
     rng = np.random.default_rng(config.seed)
-    logs, usual = space.log_sources, usual_sd(space)
-    n, m = logs.shape
-    queries = min(config.queries, n - tuned)
+    logs, usual, rows = space.log_sources, usual_sd(space), space.measured
+    m = logs.shape[1]
+    queries = min(config.queries, len(rows) - tuned)
     for _ in range(episodes):
         devices = rng.permutation(m)[: config.tasks]
-        drawn = np.stack([rng.choice(n, tuned + queries, replace=False) for _ in devices])
+        drawn = np.stack([rng.choice(rows, tuned + queries, replace=False) for _ in devices])
         costs = logs[drawn, devices[:, None]]
         described = logs[references][:, devices].T
         known = np.concatenate([costs[:, :tuned], described], axis=1)

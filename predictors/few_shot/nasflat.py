@@ -114,7 +114,7 @@ class Trained(NamedTuple):
 @lru_cache(maxsize=2)
 def pre_trained(space: Space, config: NasflatConfig) -> Trained:
     """The network of a space, trained on its known devices; the same object for the same space."""
-    logs = space.log_sources
+    logs = space.log_sources[space.measured]
     n, m = logs.shape
     x = torch.from_numpy(space.one_hot.astype(np.float32))
     label = (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-6)
@@ -131,7 +131,7 @@ def pre_trained(space: Space, config: NasflatConfig) -> Trained:
         )
         for _ in range(epochs):
             for rows in torch.split(torch.from_numpy(rng.permutation(n)), config.batch):
-                _step(net, optimizer, x[rows], torch.arange(m), labels[:, rows], config)
+                _step(net, optimizer, x[space.measured[rows]], torch.arange(m), labels[:, rows], config)
                 schedule.step()
     return Trained(net, x, usual_sd(space))
 
@@ -160,9 +160,9 @@ class Nasflat(FewShotMethod):
 
     What differs from the paper: operations are added up and read by a residual layer (there: a graph network and graph
     attention on the cell); no zero-cost proxies or learned encodings of architectures, and no choice of the
-    architectures to measure; all costs of the known devices (there: several hundred of each); half the loss is the
-    paper's hinge on pairs, half squared error (there: the hinge alone, on a sample of pairs); with fewer than three
-    measurements, the mean of all embeddings.
+    architectures to measure; all architectures that every known device was measured for (there: several hundred of
+    each); half the loss is the paper's hinge on pairs, half squared error (there: the hinge alone, on a sample of
+    pairs); with fewer than three measurements, the mean of all embeddings.
     """
 
     name = "nasflat"

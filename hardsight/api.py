@@ -267,6 +267,8 @@ def adapt(
     if name is not None:
         check_device_name(name)
     if measurements is None:
+        if name is not None:
+            check_same_mode(name, get_device(device).name)
         return adapt_here(device, samples, save_as=name, measure_all=measure_all, progress=progress)
     if name is None and not is_kit(Path(measurements)):
         raise InputError(
@@ -300,11 +302,14 @@ def check_device_name(name: str) -> None:
 
 
 def check_same_mode(name: str, measured: str) -> None:
-    """Refuse to call what was measured by the name of another mode."""
-    mode, other = name.split("/")[2], measured.split("/")[2]
-    if mode != other:
+    """Refuse to call what was measured by the name of another mode, or of another runtime."""
+    _, runtime, mode = name.split("/")
+    _, other_runtime, other = measured.split("/")
+    if (runtime, mode) != (other_runtime, other):
+        what = "mode" if mode != other else "runtime"
         raise InputError(
-            f"{measured} was measured, and '{name}' names another mode; give a name that ends in /{other}"
+            f"{measured} was measured, and '{name}' names another {what}; give a name that ends in "
+            f"/{other_runtime}/{other}"
         )
 
 

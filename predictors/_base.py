@@ -57,11 +57,15 @@ class Predictor(ABC):
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
         """The inverse of `save_state`."""
 
-    def adapt(self, table: MeasurementTable) -> Predictor:
+    def adapt(self, table: MeasurementTable, *, trust_units: bool = False) -> Predictor:
         """A predictor for the one device of a table, which this one need not know; this one stays as it is.
 
         A known device of the same kind, runtime and precision, as the name says them, is corrected. With fewer than
         5 networks there is no interval. What there is to say of the labels is said as a warning.
+
+        Args:
+            table: labels of one device.
+            trust_units: values that are hundreds of times off those of every known device are meant.
 
         Raises:
             DataError: when the labels are of no device or of several, contradictory, constant, or of a wrong unit.
@@ -69,7 +73,7 @@ class Predictor(ABC):
         """
         from hardsight.predictors.adapt import adapted
 
-        made = adapted(self, table)
+        made = adapted(self, table, trust_units=trust_units)
         for note in made.notes:
             warnings.warn(note, stacklevel=2)
         return made.predictor

@@ -16,9 +16,8 @@ _CONTRADICTORY = 1.5
 _NOISY = 0.1
 _MAX_LABEL_OFF = 50.0
 _POOR_FIT = np.log(2)
-_UNIT_OFF = (
-    100.0  # few devices differ so much from all of their kind; one that is fast may hide a part of 1,000
-)
+# Few devices differ so much from all of their kind; one that is fast hides a part of 1,000.
+_UNIT_OFF, _UNIT_ODD = 60.0, 15.0
 _MISTAKEN = {
     ("s", 3): "milliseconds",
     ("s", 6): "microseconds",
@@ -39,9 +38,20 @@ def check_labels(table: MeasurementTable) -> list[str]:
     Raises:
         DataError: contradictory or constant labels, or none above zero.
     """
+    _refuse_impossible(table)
     _refuse_contradictions(table)
     notes = [note for metric in table.metrics for note in _constant(table, metric)]
     return [*notes, *_few(table), *_one_family(table), *_repeated(table), *_noisy(table)]
+
+
+def _refuse_impossible(table: MeasurementTable) -> None:
+    """Files are checked when they are read; tables made in Python are not."""
+    values = table.rows["value"].to_numpy(np.float64)
+    for i in np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[:1]:
+        row = table.rows.iloc[i]
+        raise DataError(
+            f"{row['metric']} of graph {str(row['digest'])[:8]} is {values[i]:g}; expected a finite value, not below 0"
+        )
 
 
 def _refuse_contradictions(table: MeasurementTable) -> None:
@@ -134,9 +144,12 @@ def check_units(
     notes = []
     for metric in table.metrics:
         ratio = _nearest_ratio(predictor, known, table, name, metric)
-        if 1 / _UNIT_OFF < ratio < _UNIT_OFF:
+        if 1 / _UNIT_ODD < ratio < _UNIT_ODD:
             continue
         said = f"the values of {metric} are {_times(ratio)} those of every known device"
+        if 1 / _UNIT_OFF < ratio < _UNIT_OFF:
+            notes.append(f"{said}; if that is not so, check that they are in {metric.unit}")
+            continue
         if not trusted:
             raise DataError(
                 f"{said}: {_guess(metric, ratio)}expected {metric.unit}; convert them, or give --trust-units if the "
@@ -160,7 +173,7 @@ def _nearest_ratio(
 
 def _times(ratio: float) -> str:
     rounded = f"{float(f'{max(ratio, 1 / ratio):.1g}'):,.0f}"
-    return f"about {rounded} times" if ratio > 1 else f"about 1/{rounded} of"
+    return f"at least about {rounded} times" if ratio > 1 else f"at most about 1/{rounded} of"
 
 
 def _guess(metric: Metric, ratio: float) -> str:

@@ -33,7 +33,7 @@ class Fitted(NamedTuple):
         theta: ``(1 + groups,)`` common log scale, then one log factor per group of operators.
         covariance: of ``theta`` (Laplace approximation).
         inflation: factor on the source's interval, from leave-one-out errors.
-        residual: standard deviation of the leave-one-out log errors.
+        residual: root mean square of the leave-one-out log errors.
         k: number of graphs measured.
     """
 
@@ -161,7 +161,7 @@ class AdaptedPredictor(Predictor):
                 continue
             source_half = self._source_half_width(graphs, metric, level) * fitted.inflation
             jacobian = _jacobian(self._parts(graphs, metric), fitted.theta)
-            variance = _variance(jacobian, fitted.covariance)
+            variance = _variance(jacobian, _covariance(fitted))
             halves.append(np.sqrt(source_half**2 + z**2 * variance))
         half = np.stack(halves, axis=1).reshape(value.shape)
         return value * np.exp(-half), value * np.exp(half)
@@ -180,12 +180,10 @@ class AdaptedPredictor(Predictor):
             also: graphs to take for measured too; their labels do not matter for this.
         """
         fitted = self.fitted[metric]
-        prior = _prior_precision(len(GROUPS))
-        told = np.linalg.inv(fitted.covariance) - prior
+        more = None
         if also:
             more = _jacobian(self._parts(also, metric), fitted.theta) / self._noise(also, metric)[:, None]
-            told = told + more.T @ more
-        covariance = np.asarray(np.linalg.inv(prior + told / fitted.inflation**2), dtype=np.float64)
+        covariance = _covariance(fitted, more)
         own = self._noise(graphs, metric) * fitted.inflation
         open_ = _variance(_jacobian(self._parts(graphs, metric), fitted.theta), covariance)
         return float(np.sqrt(np.mean(own**2 + open_)))
@@ -256,6 +254,20 @@ def _jacobian(parts: FloatArray, theta: FloatArray) -> FloatArray:
 def _prior_precision(groups: int) -> FloatArray:
     spread: FloatArray = np.array([_PRIOR_SCALE] + [_PRIOR_GROUP] * groups)
     return np.diag(spread**-2)
+
+
+def _covariance(fitted: Fitted, more: FloatArray | None = None) -> FloatArray:
+    """Of ``theta``, where labels that scatter more than the source promised tell that much less.
+
+    Args:
+        fitted: what was measured.
+        more: ``(k, 1 + g)`` derivatives over noise of further networks, to take for measured too.
+    """
+    prior = _prior_precision(len(GROUPS))
+    told = np.linalg.inv(fitted.covariance) - prior
+    if more is not None:
+        told = told + more.T @ more
+    return np.asarray(np.linalg.inv(prior + told / fitted.inflation**2), dtype=np.float64)
 
 
 def _variance(jacobian: FloatArray, covariance: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def _predictions(tables: Tables, task: Task, device: str, folder: Path) -> Float
         found[:, there] = np.exp(
             out_of_fold(tables.space(replace(task, known=None)), there, np.log(truth[there]))
         )
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")  # several may be at it
         with part.open("wb") as file:
             np.save(file, found)
         part.replace(path)

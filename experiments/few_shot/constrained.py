@@ -30,6 +30,7 @@ _Z = 1.645  # 95 % of a normal variable lie below it
 _TASK = "HELP/nb201"
 _HELP_LOOKS_AT = 3  # of the candidates it expects to keep the constraint; `top` in upstream's _nas_metad2a
 
+Key = tuple[str, str, int, str, float]
 Row = dict[str, Any]
 """``setting``, ``device``, ``draw``, ``rule``, ``constraint_ms``; ``latency_ms`` and ``accuracy`` of what was found,
 None where nothing was."""
@@ -138,15 +139,31 @@ def run(tables: Tables, of: Sequence[Setting], draws: int, folder: Path, progres
     """All devices, constraints and draws; what is kept in the folder is not made again."""
     journal = Journal(folder / NAME / "ours.jsonl")
     journal.path.parent.mkdir(parents=True, exist_ok=True)
-    have = {(row["setting"], row["device"], row["draw"]) for row in journal}
+    have = {_key(row) for row in journal}
     cells = [(s, device, draw) for s in of for device in HELP_SEARCH for draw in range(draws)]
     for done, (setting, device, draw) in enumerate(cells):
         progress("search", done, len(cells))
-        if (setting.name, device, draw) not in have:
-            constraints = [row.constraint_ms for row in HELP_SEARCH[device]]
+        constraints = [row.constraint_ms for row in HELP_SEARCH[device]]
+        if not _keys(setting, device, draw, constraints) <= have:
             journal.append(search(tables, setting, device, constraints, draw))
     progress("search", len(cells), len(cells))
-    return [row for row in journal if row["draw"] < draws]
+    wanted = set().union(
+        *(_keys(s, d, draw, [row.constraint_ms for row in HELP_SEARCH[d]]) for s, d, draw in cells)
+    )
+    return list({_key(row): row for row in journal if _key(row) in wanted}.values())
+
+
+def _key(row: Row) -> Key:
+    return row["setting"], row["device"], row["draw"], row["rule"], row["constraint_ms"]
+
+
+def _keys(setting: Setting, device: str, draw: int, constraints_ms: Sequence[float]) -> set[Key]:
+    return {
+        (setting.name, device, draw, f"{rule}, {by}", constraint)
+        for rule in setting.rules
+        for by in ("mean", "bound")
+        for constraint in constraints_ms
+    }
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:

@@ -81,7 +81,8 @@ def _help(space: str, *, all_known: bool = False) -> Callable[[Path], list[Case]
 
 def _converted(write: Callable[[Path], None], name: str) -> Callable[[Path], list[Case]]:
     def load(folder: Path) -> list[Case]:
-        write(folder / name)
+        if not (folder / name / "splits.json").exists():
+            write(folder / name)
         tables = Tables(folder / name)
         return [Case(tables, tables.task(task)) for task in tables.tasks]
 

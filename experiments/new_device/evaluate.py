@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from hardsight.datasets.families import TEACHING
+from hardsight.device import Device, kind_of
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.predictors import Predictor
 from hardsight.predictors.adapt import adapted, choose_references
 from hardsight.predictors.graphnet import GraphNetConfig, GraphNetPredictor
+from hardsight.predictors.nearest import source_devices
 from hardsight.predictors.persist import load_saved, save_predictor
 
 SAMPLES = (4, 8, 16, 32)
@@ -72,11 +74,10 @@ def evaluate(
     metric = timing(table, device)
     own = table.select(device=device, metric=metric)
     networks = [d for d in own.digests if table.families.get(d, "") not in TEACHING]
-    known = [d for d, m in source.targets if m is Metric.LATENCY]
     on_both = table.select(digests=own.digests)
     for samples in SAMPLES:
         told(f"{device}, {samples} measurements")
-        start = _nearest(known, device)
+        start = source_devices(source, Device.model_construct(name=device, kind=kind_of(device)))[0]
         chosen = choose_references(source, start, on_both, samples)
         fit = adapted(source, own.select(digests=chosen)).fits[metric]
         asked = sorted(set(networks) - set(chosen))
@@ -93,12 +94,6 @@ def evaluate(
                 "label": float(truth),
                 "value": float(answer),
             }
-
-
-def _nearest(known: list[str], device: str) -> str:
-    """The first known device of the same precision, else the first."""
-    mode = device.split("/")[2].split("-")[0]
-    return next((d for d in known if d.split("/")[2].split("-")[0] == mode), known[0])
 
 
 def scores(label: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> dict[str, float]:

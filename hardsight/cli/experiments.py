@@ -60,6 +60,9 @@ def few_shot(
         make_method(name)  # refuses a misspelt one before any work
     read = Tables(tables)
     wanted = read.task(task)
+    named = read.tasks[task]
+    if lost := sorted({*named.sources, *named.targets} - {*wanted.sources, *wanted.targets}):
+        _show.note(f"left out, for the table has no cost of them: {', '.join(lost)}")
     records = []
     for name in names:
         with progress_bars() as progress:
@@ -84,7 +87,8 @@ def few_shot(
             f"{wanted.name}: {samples} measurements, {draws} draws",
         )
         for r in records:
-            _show.note(f"{r['method']}: rank correlation {r['mean']:.3f} ± {r['sd']:.3f}, mean over devices")
+            spread = "" if r["sd"] is None else f" ± {r['sd']:.3f}"
+            _show.note(f"{r['method']}: rank correlation {r['mean']:.3f}{spread}, mean over devices")
 
 
 app.add_typer(run, name="run")

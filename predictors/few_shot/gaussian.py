@@ -46,6 +46,7 @@ _LOOSE = np.array([part.loose for part in (*PARTS, _NOISE)])
 _DRAWN = 500  # variances from each of the two proposals
 _KEPT = 48  # of these, after weighing
 _NEAR = 0.7  # standard deviation of the proposal around the likeliest
+_SLOPE = 0.6  # expected of the cost by the mean of the known devices, both of unit deviation
 _POWERS = (0.0, 0.5, 1.0)
 _FREE = 100.0  # variance of the constant
 _POOL = 500
@@ -98,24 +99,33 @@ class Prior:
         weights = np.stack(
             [additive_weights(centred, y) for y in self.sources.T] or [np.zeros(centred.shape[1])], axis=1
         )
-        self.features = [
-            _unit(mean[:, None]),
-            _unit(_beyond(mean, self.sources)),
-            *(_unit(centred @ _root(kernel)) for kernel in _cell_kernels(space, weights)),
-            _unit(_beyond(mean, centred @ weights)),
-        ]
+        alike, value, near, cell = (centred @ _root(kernel) for kernel in _cell_kernels(space, weights))
+        self.features = {
+            name: _unit(features)
+            for name, features in (
+                ("mean source", mean[:, None]),
+                ("sources", _beyond(mean, self.sources)),
+                ("alike", alike),
+                ("value", value),
+                ("value in near layers", near),
+                ("cell", cell),
+                ("sources, additive", _beyond(mean, centred @ weights)),
+            )
+        }
 
     def between(self, a: IntArray, b: IntArray) -> FloatArray:
         """Each part's covariance ``(parts, a, b)``."""
         apart = ((self.sources[a][:, None, :] - self.sources[b][None, :, :]) ** 2).sum(axis=2)
         differ = (self.codes[a][:, None, :] != self.codes[b][None, :, :]).mean(axis=2)
-        smooth = np.exp(-2 * apart / max(self.sources.shape[1], 1))
-        return np.stack([*(f[a] @ f[b].T for f in self.features), smooth, np.exp(-differ / 0.3)])
+        found = {name: features[a] @ features[b].T for name, features in self.features.items()}
+        found["function"] = np.exp(-2 * apart / max(self.sources.shape[1], 1))
+        found["exchange"] = np.exp(-differ / 0.3)
+        return np.stack([found[part.name] for part in PARTS])
 
     def own(self, a: IntArray) -> FloatArray:
         """Each part's variance ``(parts, a)``."""
-        of_features = np.stack([(f[a] ** 2).sum(axis=1) for f in self.features])
-        return np.concatenate([of_features, np.ones((len(PARTS) - len(self.features), len(a)))])
+        found = {name: (features[a] ** 2).sum(axis=1) for name, features in self.features.items()}
+        return np.stack([found.get(part.name, np.ones(len(a))) for part in PARTS])
 
 
 def best_power(centred: FloatArray, costs: FloatArray) -> float:
@@ -193,7 +203,8 @@ class GaussianProcess(FewShotMethod):
         unit = centre if power else 1.0  # what deviations are relative to; logarithms are so already
         spread = float((((raised - centre) / unit) ** 2).sum())
         scale = float(unit * np.sqrt((_SD_WEIGHT * prior.size**2 + spread) / (_SD_WEIGHT + len(y))))
-        target = (raised - centre) / scale
+        lead = _SLOPE * prior.features["mean source"][:, 0]
+        target = (raised - centre) / scale - (lead[chosen] - lead[chosen].mean())
         slope = y**power * (power or 1.0) / scale  # of the target by the logarithm of the cost
         relative = slope**2 / float((slope**2).mean())
         covariance = _Covariance(prior.between(chosen, chosen), relative, (rounding_sd(y) * slope) ** 2)
@@ -209,7 +220,7 @@ class GaussianProcess(FewShotMethod):
                 across = np.tensordot(share, parts, 1) + _FREE
                 means[i] = across @ weights[i]
                 variances[i] = share @ own + _FREE - ((across @ inverse[i]) * across).sum(axis=1)
-            mean[some] = means.mean(axis=0)
+            mean[some] = means.mean(axis=0) + lead[some] - lead[chosen].mean()
             variance[some] = variances.mean(axis=0) + means.var(axis=0)
         noise = float(np.sqrt(shares[:, -1].mean() / (slope**2).mean()))
         return _as_logarithm(
@@ -295,7 +306,7 @@ def _as_logarithm(mean: FloatArray, sd: FloatArray, noise: float, power: float, 
     if not power:
         return Posterior(mean, sd, noise)
     floor = (_LEAST * cheapest) ** power
-    mean = np.where(mean < floor, floor * np.exp(np.minimum(mean / floor, 1) - 1), mean)
+    mean = np.where(mean < floor, floor / (2 - np.minimum(mean / floor, 1)), mean)
     return Posterior(np.asarray(np.log(mean) / power, dtype=np.float64), sd / (power * mean), noise)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,11 @@ from hardsight.prediction import FloatArray
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.few_shot import make_method
 from hardsight.predictors.few_shot.tables import Tables, Task
+from hardsight.progress import Progress
 
 DRAWS = 10
+_LEAST_ASKED = 3  # architectures that can be ranked
 _TRIMMED = 0.1  # HELP leaves out the fastest and the slowest tenth
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,11 @@ def run(
         there = np.flatnonzero(~np.isnan(truth))
         asked = np.intersect1d(there, task.query) if task.query else there
         allowed = np.setdiff1d(there, asked) if task.query else there
-        if min(len(asked), len(there) - samples) < 3 or len(allowed) < samples:
+        most = min(len(allowed), len(there) - _LEAST_ASKED)
+        if len(asked) < _LEAST_ASKED or samples > most:
             raise InputError(
-                f"{device} has {len(there)} measured architectures; {samples} samples leave too few"
+                f"{device} has {len(there)} measured architectures; {samples} samples leave too few to be asked about: "
+                f"at most {max(most, 0)}"
             )
         scores = []
         for draw in range(draws):
@@ -119,6 +120,6 @@ def record(task: Task, method: str, samples: int, scores: dict[str, Score]) -> d
         "spearman_trimmed": {d: round(float(np.mean(s.spearman_trimmed)), 4) for d, s in scores.items()},
         "mape": {d: round(float(np.mean(s.mape)), 4) for d, s in scores.items()},
         "mean": round(float(np.mean(list(means.values()))), 4),
-        "sd": round(float(np.std(per_draw, ddof=1)) if len(per_draw) > 1 else 0.0, 4),
+        "sd": round(float(np.std(per_draw, ddof=1)), 4) if len(per_draw) > 1 else None,
         "mape_median": round(float(np.median([np.mean(s.mape) for s in scores.values()])), 4),
     }

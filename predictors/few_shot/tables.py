@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -63,17 +64,24 @@ class Tables:
         self._last: tuple[Any, Space] | None = None
 
     def task(self, name: str) -> Task:
-        """A task whose devices are all there; those that the table lacks are left out.
+        """A task whose devices are all there; those that the table lacks, or has without a cost, are left out.
 
         Raises:
             UnknownNameError: no task of that name.
-            DataError: the table has no source or no target of it.
+            DataError: the table has no source or no target of it, or one device is both.
         """
         if name not in self.tasks:
             raise UnknownNameError("task", name, self.tasks)
         task = self.tasks[name]
-        _, have, _ = self._read(task.space)
-        sources, targets = (tuple(d for d in of if d in have) for of in (task.sources, task.targets))
+        if both := sorted(set(task.sources) & set(task.targets)):
+            raise DataError(
+                f"'{both[0]}' is a source and a target of task '{name}'; what is known is not to be learned"
+            )
+        _, devices, costs = self._read(task.space)
+        cells = dict(zip(devices, (~np.isnan(costs)).sum(axis=0), strict=True))
+        sources, targets = (
+            tuple(d for d in of if cells.get(d, 0) > 0) for of in (task.sources, task.targets)
+        )
         if not sources or not targets:
             raise DataError(f"the table of '{task.space}' has no source or no target of task '{name}'")
         return Task(name, task.space, sources, targets)
@@ -120,18 +128,32 @@ def _read(folder: Path, space: str) -> tuple[pd.DataFrame, list[str], FloatArray
         archs = pd.read_csv(folder / f"{space}_archs.csv", keep_default_na=False)
         with np.load(folder / f"{space}_latency.npz", allow_pickle=False) as file:
             devices, costs = [str(name) for name in file["devices"]], file["latency"].astype(np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"cannot read the table of '{space}' in {folder}: {error}") from error
     if costs.shape != (len(archs), len(devices)):
         raise DataError(
             f"{space}_latency.npz has shape {costs.shape}; expected {(len(archs), len(devices))}: "
             "a row for each architecture, a column for each device"
         )
-    costs[~(costs > 0)] = np.nan  # what was not measured, or cannot be a cost
+    if twice := sorted({d for d in devices if devices.count(d) > 1}):
+        raise DataError(f"{space}_latency.npz has device '{twice[0]}' twice")
+    costs[~((costs > 0) & np.isfinite(costs))] = np.nan  # what was not measured, or cannot be a cost
+    archs = _in_order(archs, space)
     choices = [c for c in archs.columns if c != "index" and 1 < archs[c].nunique() <= _MOST_VALUES]
     if not choices:
         raise DataError(f"{space}_archs.csv has no column with 2 to {_MOST_VALUES} different values")
     return _without_unused(archs[choices]), devices, costs
+
+
+def _in_order(archs: pd.DataFrame, space: str) -> pd.DataFrame:
+    """Architectures in the order of the costs, which the column ``index`` states where there is one."""
+    if "index" not in archs:
+        return archs
+    if sorted(archs["index"]) != list(range(len(archs))):
+        raise DataError(
+            f"column 'index' of {space}_archs.csv must have each row's number in the npz once, from 0"
+        )
+    return archs.sort_values("index").reset_index(drop=True)
 
 
 def _without_unused(archs: pd.DataFrame) -> pd.DataFrame:

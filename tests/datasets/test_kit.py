@@ -309,7 +309,7 @@ def test_results_make_a_device(
     assert json.loads(capsys.readouterr().out)["device"] == "other/onnxruntime/fp32-t1"
     words = ["adapt", "--measurements", str(results), "--name", "other/onnxruntime/int8-t4", "--json"]
     assert main(words) == 2
-    assert "give a name that ends in /fp32-t1" in capsys.readouterr().err
+    assert "give a name that ends in /onnxruntime/fp32-t1" in capsys.readouterr().err
 
 
 def test_results_join_a_data_set(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

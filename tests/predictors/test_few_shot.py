@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hardsight.cli._app import app
-from hardsight.errors import DataError, UnknownNameError
+from hardsight.errors import DataError, InputError, UnknownNameError
 from hardsight.predictors.few_shot import METHODS, Space, make_method
-from hardsight.predictors.few_shot.gaussian import GaussianProcess, rounding_sd
+from hardsight.predictors.few_shot.gaussian import GaussianProcess, _as_logarithm, rounding_sd
 from hardsight.predictors.few_shot.scoring import run
 from hardsight.predictors.few_shot.tables import Tables
 
@@ -146,3 +146,71 @@ def test_wrong_names_and_tables(tmp_path: Path) -> None:
     np.savez(tmp_path / "toy_latency.npz", devices=np.array(["new"]), latency=np.ones((3, 1)))
     with pytest.raises(DataError, match="shape"):
         Tables(tmp_path).task("T1")
+
+
+def rewrite(folder: Path, change: Any) -> Tables:
+    with np.load(folder / "toy_latency.npz") as file:
+        devices, latency = list(file["devices"]), file["latency"].copy()
+    devices, latency = change(devices, latency)
+    np.savez(folder / "toy_latency.npz", devices=np.array(devices), latency=latency)
+    return Tables(folder)
+
+
+def test_rows_may_come_in_any_order_where_an_index_says_it(tmp_path: Path) -> None:
+    tables = Tables(write(tmp_path))
+    archs = pd.read_csv(tmp_path / "toy_archs.csv")
+    archs.iloc[::-1].to_csv(tmp_path / "toy_archs.csv", index=False)
+    task = tables.task("T1")
+    np.testing.assert_array_equal(Tables(tmp_path).space(task).codes, tables.space(task).codes)
+    archs.assign(index=7).to_csv(tmp_path / "toy_archs.csv", index=False)
+    with pytest.raises(DataError, match="index"):
+        Tables(tmp_path).task("T1")
+
+
+def test_what_cannot_be_a_cost_was_not_measured(tmp_path: Path) -> None:
+    def spoil(devices: list[str], costs: Any) -> Any:
+        costs[3:, 0] = np.nan
+        costs[5, 1:] = np.inf
+        costs[6, 1:] = -1
+        return devices, costs
+
+    write(tmp_path)
+    tables = rewrite(tmp_path, spoil)
+    task = tables.task("T1")
+    assert np.isnan(tables.costs(task, "new")[[5, 6]]).all()
+    for method in ("ours", "sources"):
+        assert run(tables, task, method, 10, draws=1)["new"].spearman[0] > 0.95
+
+    def empty(devices: list[str], costs: Any) -> Any:
+        costs[:, 0] = np.nan
+        return devices, costs
+
+    assert rewrite(tmp_path, empty).task("T1").sources == task.sources[1:]
+    with pytest.raises(DataError, match="twice"):
+        rewrite(tmp_path, lambda devices, costs: ([*devices[:-1], devices[0]], costs)).task("T1")
+    (tmp_path / "toy_latency.npz").write_bytes(b"PK no archive")
+    with pytest.raises(DataError, match="cannot read"):
+        Tables(tmp_path).task("T1")
+
+
+def test_a_device_to_learn_is_not_known(tmp_path: Path) -> None:
+    splits = json.loads((write(tmp_path) / "splits.json").read_text())
+    splits["ANY"]["toy"]["T1"]["source"].append("new")
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(DataError, match="'new' is a source and a target"):
+        Tables(tmp_path).task("T1")
+
+
+def test_too_many_samples_say_how_many_would_do(tmp_path: Path) -> None:
+    tables = Tables(write(tmp_path))
+    with pytest.raises(InputError, match=f"at most {N - 3}"):
+        run(tables, tables.task("T1"), "counts", N, draws=1)
+    assert ask(tmp_path, "--method", "counts", "--draws", "1")[0]["sd"] is None
+
+
+def test_predictions_below_the_cheapest_keep_their_order_and_stay_above_zero() -> None:
+    mean = np.array([-1e9, -10.0, 0.0, 0.1, 1.0, 5.0])
+    found = _as_logarithm(mean, np.ones(6), 0.1, 1.0, 1.0).mean
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
+    assert found[-1] == pytest.approx(np.log(5))

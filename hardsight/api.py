@@ -249,7 +249,7 @@ def adapt(
         measurements: file of measurements taken elsewhere; None measures reference networks on this machine.
         samples: reference networks to measure at most (1 to 50).
         measure_all: go on when more would not help.
-        trust_units: measured values hundreds of times off those of every known device are meant. Those measured
+        trust_units: measured values sixty times or more off those of every known device are meant. Those measured
             here, or by a kit, always are.
         progress: called after each.
 

@@ -65,7 +65,7 @@ class Predictor(ABC):
 
         Args:
             table: labels of one device.
-            trust_units: values that are hundreds of times off those of every known device are meant.
+            trust_units: values that are sixty times or more off those of every known device are meant.
 
         Raises:
             DataError: when the labels are of no device or of several, contradictory, constant, or of a wrong unit.

@@ -109,7 +109,7 @@ def adapted(
         source: knows the devices to start from.
         table: labels of one device.
         device: what was measured; by default a CPU of the name in the table.
-        trust_units: values that are hundreds of times off those of every known device are meant.
+        trust_units: values that are sixty times or more off those of every known device are meant.
 
     Raises:
         DataError: when the labels are of no device or of several, contradictory, constant, or of a wrong unit.

@@ -126,7 +126,7 @@ def _noisy(table: MeasurementTable) -> list[str]:
 def check_units(
     predictor: Predictor, known: Sequence[str], table: MeasurementTable, name: str, *, trusted: bool = False
 ) -> list[str]:
-    """Refuse values that are hundreds of times off those of every known device.
+    """Refuse values that are sixty times or more off those of every known device.
 
     Args:
         predictor: knows the devices.

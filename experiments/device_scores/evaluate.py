@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hardsight.datasets.sources import get_source
-from hardsight.datasets.sources._base import DATA
 from hardsight.prediction import FloatArray
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_DATA = Path("../shared/data")
 SEEDS = (0, 1, 2)
 PROTOCOLS = ("machine", "processor", "published")
 TRIVIAL = "median"
@@ -44,15 +40,13 @@ GROUPS = {
 def load() -> pd.DataFrame:
     """Both published parts, with ``machine``, ``processor``, ``workload``, ``test`` and ``log`` of the score added.
 
-    Read from below ``HARDSIGHT_DATA``, else ``../shared/data``, else where it was fetched to. One run is published
-    twice under two pods, its times included; one copy is kept.
+    One run is published twice under two pods, its times included; one copy is kept.
 
     Raises:
-        DataError: it is in none of them; says how to fetch it.
+        DataError: it is neither below ``HARDSIGHT_DATA`` nor fetched; says how to fetch it.
     """
     source = get_source("perfcastdb")
-    nearby = DEFAULT_DATA / source.folder
-    frame = source.table(source.find(nearby if DATA not in os.environ and nearby.is_dir() else None))
+    frame = source.table(source.find())
     frame = frame.drop_duplicates([name for name in frame if name != "kubernetes.pod_id"], ignore_index=True)
     return one_unit(frame).assign(
         machine=frame["RESULT.kubernetes.host"],

@@ -46,7 +46,7 @@ def adapt(
         bool,
         typer.Option(
             "--trust-units",
-            help="Take measurements that are hundreds of times off those of every known device as they are.",
+            help="Take measurements that are sixty times or more off those of every known device as they are.",
         ),
     ] = False,
     as_json: _flags.AsJson = False,

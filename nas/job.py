@@ -30,7 +30,7 @@ from hardsight.units import parse_quantity
 ERROR = "error"
 """Objective: share of validation samples classified wrong."""
 
-SAMPLER_NAMES = ("nsga2", "tpe", "gp", "random")
+SAMPLER_NAMES = ("nsga2", "nsga3", "tpe", "gp", "random", "screening")
 COSTS = (*(str(m) for m in Metric if not m.larger_is_better), SIZE)
 
 
@@ -76,7 +76,7 @@ class Job(BaseModel):
         constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``,
             ``size_bytes: 200kB``.
         level: nominal coverage of that interval, a share.
-        sampler: how Optuna chooses the next candidate.
+        sampler: how Optuna chooses the next candidate; ``screening`` predicts the costs of many before each trial.
         trials: how many to finish, those without training (infeasible or seen before) included.
         timeout: time for all trials, for example ``10min``; what is running then ends first.
         trial_timeout: time for one training; a longer one counts as a failed trial.
@@ -97,7 +97,7 @@ class Job(BaseModel):
     objectives: tuple[str, ...] = Field(default=(ERROR, str(Metric.LATENCY)), min_length=1, max_length=3)
     constraints: dict[str, float] = Field(default_factory=dict)
     level: float = Field(default=0.9, gt=0, lt=1)
-    sampler: Literal["nsga2", "tpe", "gp", "random"] = "nsga2"
+    sampler: Literal["nsga2", "nsga3", "tpe", "gp", "random", "screening"] = "nsga2"
     trials: Count = 40
     timeout: Duration | None = None
     trial_timeout: Duration | None = None

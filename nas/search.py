@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     import optuna
 
     from hardsight.nas.report import SearchReport
+    from hardsight.nas.screening import CostFunction, Known
+
+SCREENED = 200
+"""Candidates that sampler ``screening`` compares for each trial: predicting one takes up to 20 ms, training seconds."""
 
 Measure = Callable[[Path, Device], list[Measurement]]
 """Measures an ONNX file on a device of this machine."""
@@ -208,9 +212,12 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
             "bring the old data back, or name another folder as 'output'"
         )
     recover(study)
-    # a resumed search must not draw the numbers of its first trials again
-    seed = (setting.job.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**31
-    study.sampler = make_sampler(setting.job.sampler, seed, setting.job.trials)
+    # a resumed search must not draw the numbers of its first trials again; screening draws by trial number
+    drawn = 0 if setting.job.sampler == "screening" else len(study.get_trials(deepcopy=False))
+    seed = (setting.job.seed + 1_000_003 * drawn) % 2**31
+    study.sampler = make_sampler(
+        setting.job.sampler, seed, setting.job.trials, _free_costs(setting), SCREENED
+    )
     if digest is None:
         for parameters in setting.space.anchors():
             study.enqueue_trial(dict(parameters), skip_if_exists=True)
@@ -224,6 +231,23 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
         for key, value in facts.items():
             study.set_user_attr(key, value)
     return study
+
+
+def _free_costs(setting: Setting) -> CostFunction:
+    """What a sampler may know of a candidate before it is trained."""
+
+    def known(params: Mapping[str, Any]) -> Known:
+        import optuna
+
+        from hardsight.nas.screening import Known
+
+        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(params)))
+        costs = setting.costs(candidate)
+        values = tuple(None if name == ERROR else costs[name].value for name in setting.job.objectives)
+        broken = violations(setting.costs.verdicts(costs))
+        return Known(values, tuple(broken.values()), candidate.digest)
+
+    return known
 
 
 def _optimize(setting: Setting, folder: StudyFolder, study: optuna.Study, progress: Progress | None) -> None:

@@ -120,8 +120,10 @@ def adapted(
     name = table.devices[0]
     device = device or Device.model_construct(name=name, kind=kind_of(name))
     notes = check_labels(table)
-    notes += check_units(source, known_devices(source, device), table, name, trusted=trust_units)
-    fits = best_fits(source, name, table, source_devices(source, device))
+    notes += check_units(
+        source, known_devices(source, device, table.metrics), table, name, trusted=trust_units
+    )
+    fits = best_fits(source, name, table, source_devices(source, device, table.metrics))
     return Adapted(fits, [*notes, *check_fits(fits, table)])
 
 

@@ -13,20 +13,28 @@ from hardsight.metrics import Metric
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.adapted import AdaptedPredictor
 
+_BY_LATENCY = (Metric.LATENCY,)
 
-def known_devices(predictor: Predictor, device: Device) -> list[str]:
-    """Every device of the same kind whose latency is known, or CPUs where there is none."""
-    known = [name for name, metric in predictor.targets if metric is Metric.LATENCY]
+
+def known_devices(predictor: Predictor, device: Device, metrics: Sequence[Metric] = _BY_LATENCY) -> list[str]:
+    """Every device of the same kind whose latency is known, or CPUs where there is none.
+
+    Where latency is not among the metrics, any of them will do: some accelerators state no clock.
+    """
+    wanted = _BY_LATENCY if Metric.LATENCY in metrics else metrics
+    known = list(dict.fromkeys(name for name, metric in predictor.targets if metric in wanted))
     return [n for n in known if kind_of(n) == device.kind] or [n for n in known if kind_of(n) == "cpu"]
 
 
-def source_devices(predictor: Predictor, device: Device) -> list[str]:
+def source_devices(
+    predictor: Predictor, device: Device, metrics: Sequence[Metric] = _BY_LATENCY
+) -> list[str]:
     """Known devices to start from: of the same runtime and precision, else of the same precision, else all.
 
     Raises:
         NotSupportedError: when none resembles it.
     """
-    known = known_devices(predictor, device)
+    known = known_devices(predictor, device, metrics)
     same_precision = [n for n in known if _precision(n) == _precision(device.name)]
     same = [n for n in same_precision if n.split("/")[1:2] == device.name.split("/")[1:2]]
     found = same or same_precision or known

@@ -1,4 +1,4 @@
-"""Search efficiency: ``python -m hardsight.experiments.search_efficiency [TABLE ...] [--sampler NAME ...] [--seeds 20]``.
+"""Search efficiency: ``python -m hardsight.experiments.search_efficiency [TABLE ...] [--sampler NAME] [--seeds 20]``.
 
 Searches are kept in ``runs/search_efficiency``, a file per table and sampler; only what is missing is made, and the
 tables are made of all that is kept. To make a sampler's searches again, remove its files. Reads the public tables below
@@ -81,9 +81,7 @@ def _draw(folder: Path, seeds: int, path: Path) -> None:
     path.write_bytes(figure_png(there, found))
 
 
-def _track(
-    table: Table, curves: Curves, times: Mapping[str, Mapping[str, float]], folder: Path
-) -> None:
+def _track(table: Table, curves: Curves, times: Mapping[str, Mapping[str, float]], folder: Path) -> None:
     from hardsight import tracking
 
     params = {"samplers": ", ".join(curves), "evaluations": EVALUATIONS}

@@ -43,7 +43,7 @@ class Space:
         """``(k, 2)`` true front, by cost."""
         ordered = self.points[np.lexsort(self.points.T)]
         best = np.minimum.accumulate(ordered[:, 0])
-        return ordered[np.append(True, ordered[1:, 0] < best[:-1])]
+        return np.asarray(ordered[np.append(True, ordered[1:, 0] < best[:-1])])
 
     @cached_property
     def reference(self) -> list[float]:
@@ -76,13 +76,12 @@ class Table:
 
 def _nb201(column: str) -> Callable[[], Space]:
     def load() -> Space:
-        from hardsight.datasets.sources import get_source
         from hardsight.datasets.sources.help import HelpNb201
+        from hardsight.datasets.sources.nb201_accuracy import Nb201Accuracy
 
-        accuracy = get_source("nb201-accuracy")
-        latency = HelpNb201()
+        accuracy, latency = Nb201Accuracy(), HelpNb201()
         cells = latency.table(latency.find())
-        accuracies = accuracy.table(accuracy.find())  # type: ignore[attr-defined]
+        accuracies = accuracy.table(accuracy.find())
         merged = accuracies[["arch_str", "cifar100_test"]].merge(
             cells[["arch_str", column]], on="arch_str", validate="one_to_one"
         )

@@ -99,7 +99,8 @@ def read(table: Table, space: Space, folder: Path, seeds: int) -> tuple[Curves, 
         if searches:
             curves[sampler] = np.stack([curve(space, row["found"]) for row in searches])
             times[sampler] = {"mean_s": float(np.median([row["mean_s"] for row in searches]))}
-            times[sampler] |= {"overhead_s": row["overhead_s"] for row in rows if "overhead_s" in row}
+            if late := [row["overhead_s"] for row in rows if "overhead_s" in row]:
+                times[sampler]["overhead_s"] = late[-1]
     return curves, times
 
 
@@ -136,10 +137,12 @@ def _trial(study: Any, space: Space) -> int:
 
 
 def _random_trials(space: Space, count: int) -> list[Any]:
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.trial import create_trial
 
-    kinds = {name: CategoricalDistribution(of) for name, of in space.choices.items()}
+    kinds: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(of) for name, of in space.choices.items()
+    }
     drawn = np.random.default_rng(0).integers(0, len(space.rows), count)
     return [
         create_trial(

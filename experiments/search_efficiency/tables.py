@@ -33,7 +33,7 @@ def section(table: Table, space: Space, curves: Curves, times: Mapping[str, Mapp
         [
             f"{table.title}: {len(space.rows):,} architectures, {len(space.front)} on the true front; "
             f"reference point: error {error:.4f}, {table.cost} {cost:.6g}.",
-            "Share of the true front's hypervolume in percent, median (quartiles) over seeds, after so many evaluations:",
+            "Percent of the true front's hypervolume after so many evaluations, median (quartiles) over seeds:",
             shares(curves),
             "Evaluations needed, median (quartiles), for the median hypervolume that another has after 200, and for "
             f"{WANTED:.0%} of the true front's:",
@@ -55,9 +55,13 @@ def shares(curves: Curves) -> str:
 
 def efforts(curves: Curves) -> str:
     """A row per sampler, a column per goal."""
-    goals = {f"{name}'s": float(np.median(curves[name][:, -1])) for name in ("random", "nsga2") if name in curves}
+    goals = {
+        f"{name}'s": float(np.median(curves[name][:, -1])) for name in ("random", "nsga2") if name in curves
+    }
     goals[f"{WANTED:.0%}"] = WANTED
-    rows = [(name, *(_spread(needed(of, goal), ".0f") for goal in goals.values())) for name, of in curves.items()]
+    rows = [
+        (name, *(_spread(needed(of, goal), ".0f") for goal in goals.values())) for name, of in curves.items()
+    ]
     return markdown(("", *goals), rows)
 
 
@@ -77,7 +81,9 @@ def figure_png(tables: Sequence[Table], curves: Sequence[Curves]) -> bytes:
 
     figure = Figure(figsize=(5.0 * len(tables), 4.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, table, of in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, curves, strict=True):
+    for axes, table, of in zip(
+        figure.subplots(1, len(tables), squeeze=False)[0], tables, curves, strict=True
+    ):
         for name, found in of.items():
             low, middle, high = 100 * (1 - np.quantile(found, [0.75, 0.5, 0.25], axis=0))
             steps = np.arange(1, found.shape[1] + 1)

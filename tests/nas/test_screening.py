@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from nas_fakes import FakeEvaluator, FakePredictor, make_job
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
@@ -18,7 +19,6 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 from optuna.trial import TrialState
-from nas_fakes import FakeEvaluator, FakePredictor, fake_measure, make_job
 
 from hardsight.errors import InputError
 from hardsight.nas import search
@@ -28,6 +28,7 @@ from hardsight.nas._improvement import Bend, expected_improvement
 from hardsight.nas.pareto import hypervolume
 from hardsight.nas.samplers import make_sampler
 from hardsight.nas.screening import Known, ScreeningSampler
+from hardsight.nas.study import StudyFolder
 
 LAYERS, CHOICES = 6, (0, 1, 2, 3)
 SPACE = {f"layer_{i}": CategoricalDistribution(CHOICES) for i in range(LAYERS)}
@@ -42,7 +43,7 @@ def quiet() -> None:
 class TestOptunasContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], ScreeningSampler]:
-        return partial(ScreeningSampler, lambda params: Known(), seed=0, screened=50, start=2)
+        return partial(ScreeningSampler, lambda params: Known(), seed=0, screened=20, start=2)
 
 
 def error(params: Mapping[str, Any]) -> float:
@@ -88,7 +89,7 @@ def volume(study: optuna.Study) -> float:
 
 def test_far_better_than_random() -> None:
     ours, others = [], []
-    for seed in range(3):
+    for seed in range(2):
         for sampler, found in (
             (ScreeningSampler(known, seed), ours),
             (make_sampler("random", seed, 40), others),
@@ -107,14 +108,13 @@ def _front(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return ordered[np.append(True, ordered[1:, 0] < best[:-1])]
 
 
-def test_same_seed_same_proposals_and_a_resumed_study_goes_on_as_it_would_have(tmp_path: Path) -> None:
+def test_same_seed_same_proposals_and_a_resumed_study_goes_on_as_it_would_have() -> None:
     whole = study_of(ScreeningSampler(known, 1, screened=300))
     whole.optimize(two, n_trials=14)
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    parts = optuna.create_study(directions=["minimize"] * 2, storage=storage, study_name="s")
-    for _ in range(2):
-        parts = optuna.load_study(storage=storage, study_name="s", sampler=ScreeningSampler(known, 1, screened=300))
-        parts.optimize(two, n_trials=7)
+    parts = study_of(ScreeningSampler(known, 1, screened=300))
+    parts.optimize(two, n_trials=7)
+    parts.sampler = ScreeningSampler(known, 1, screened=300)
+    parts.optimize(two, n_trials=7)
     other = study_of(ScreeningSampler(known, 2, screened=300))
     other.optimize(two, n_trials=14)
     assert proposals(parts) == proposals(whole)
@@ -142,7 +142,7 @@ def test_objectives_that_are_maximised_and_several_unknown() -> None:
         params = suggest(trial)
         return -error(params), cost(params), size(params)
 
-    study.optimize(objective, n_trials=30)
+    study.optimize(objective, n_trials=25)
     assert max(t.values[0] for t in study.trials) > -0.35  # the best there is has 0.26
 
 
@@ -247,15 +247,14 @@ def test_a_cost_function_for_other_objectives_is_refused() -> None:
 def test_a_search_proposes_only_what_keeps_the_limit_and_trains_no_network_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "SCREENED", 12)
-    monkeypatch.setattr("hardsight.nas.report_figure.figure_png", lambda *_: b"")
-    monkeypatch.setattr("hardsight.nas.report_page.figure_png", lambda *_: b"")
-    job = make_job(sampler="screening", trials=8, constraints={"latency_s": "60us"})
+    monkeypatch.setattr(search, "SCREENED", 8)
+    job = make_job(sampler="screening", trials=6, constraints={"latency_s": "60us"})
     evaluator = FakeEvaluator()
-    report = search.run_search(
-        job, tmp_path, predictor=FakePredictor(), evaluator=evaluator, measure=fake_measure
-    )
-    assert len(evaluator.calls) == len(set(evaluator.calls)) == report.counts["trained"] == 8
+    setting, folder = search.prepare(job, FakePredictor(), evaluator), StudyFolder(tmp_path)
+    folder.create(job)
+    study = search._open(setting, folder)
+    search._optimize(setting, folder, study, None)
+    assert len(evaluator.calls) == len(set(evaluator.calls)) == len(study.trials) == 6
 
 
 def test_encoding_there_and_back() -> None:
@@ -285,17 +284,17 @@ def test_encoding_there_and_back() -> None:
 @pytest.mark.parametrize("known_objectives", [0, 1, 2])
 def test_expected_improvement_is_the_mean_improvement(known_objectives: int) -> None:
     rng = np.random.default_rng(known_objectives)
-    front = _non_dominated(rng.random((12, 1 + known_objectives)))
+    front = _non_dominated(rng.random((9, 1 + known_objectives)))
     reference = [1.1] * (1 + known_objectives)
-    costs, mean, sd = rng.random((4, known_objectives)), rng.random(4), np.array([0.05, 0.1, 0.3, 0.6])
+    costs, mean, sd = rng.random((3, known_objectives)), rng.random(3), np.array([0.05, 0.2, 0.6])
     bend = Bend(0.4, 2.0)
     expected = expected_improvement(mean, sd, costs, front, reference, bend)
     before = hypervolume(front, reference)
-    for i in range(4):
-        drawn = bend.released(mean[i] + sd[i] * rng.normal(size=4000))
-        points = np.column_stack([drawn, np.tile(costs[i], (4000, 1))])
+    for i in range(3):
+        drawn = bend.released(mean[i] + sd[i] * rng.normal(size=1500))
+        points = np.column_stack([drawn, np.tile(costs[i], (1500, 1))])
         gains = [hypervolume(np.concatenate([front, p[None]]), reference) - before for p in points]
-        assert expected[i] == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / 4000**0.5 + 1e-9)
+        assert expected[i] == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / 1500**0.5 + 1e-4)
 
 
 def _non_dominated(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -90,7 +90,7 @@ def test_same_seed_same_search(tmp_path: Path) -> None:
     assert outcomes(one) != outcomes(other)
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe", "gp", "screening", "random"])
 def test_every_sampler_finishes(tmp_path: Path, sampler: str) -> None:
     report = search(make_job(sampler=sampler, trials=8, constraints={"latency_s": "60us"}), tmp_path)
     assert len(report.records) == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,6 +28,15 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     few = dataclasses.replace(meta.CONFIG, width=16, most_episodes=20, queries=20)
     monkeypatch.setattr(meta, "CONFIG", few)
     monkeypatch.setattr(nasflat, "CONFIG", dataclasses.replace(nasflat.CONFIG, epochs=20, batch=50))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These networks are too small for two; threads that wait for a busy core make a test ten times longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def made_up(devices: int = 6) -> tuple[Space, FloatArray]:

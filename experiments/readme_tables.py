@@ -53,6 +53,15 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 
+def write(readme: Path, name: str, content: str) -> None:
+    """Fill a place of a README and say so; where there is no README, say the content."""
+    if readme.exists():
+        readme.write_text(fill(readme.read_text(), name, content))
+        _boundary.say(f"Table '{name}' written to {readme}")
+    else:
+        _boundary.say(content)
+
+
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -18,7 +18,7 @@ from hardsight.errors import InputError, UnknownNameError
 from hardsight.experiments.few_shot import constrained
 from hardsight.experiments.few_shot.cells import CEILING, Scores, ceilings, make, path_of, read
 from hardsight.experiments.few_shot.definitions import TABLES, Table
-from hardsight.experiments.readme_tables import fill
+from hardsight.experiments.readme_tables import write
 from hardsight.predictors.few_shot import METHODS
 from hardsight.predictors.few_shot.scoring import DRAWS
 from hardsight.progress import progress_bars
@@ -60,7 +60,7 @@ def main(
             section = _search(draws, folder)
         else:
             section = _few_shot(TABLES[name], methods, draws, folder)
-        _write(readme, name, section)
+        write(readme, name, section)
 
 
 def _few_shot(table: Table, methods: Sequence[str], draws: int, folder: Path) -> str:
@@ -113,14 +113,6 @@ def _search(draws: int, folder: Path) -> str:
         run.metrics(constrained.summary(rows))
         run.artifact(folder / constrained.NAME / "ours.jsonl")
     return search_section(tables, settings, rows)
-
-
-def _write(readme: Path, name: str, section: str) -> None:
-    if readme.exists():
-        readme.write_text(fill(readme.read_text(), name, section))
-        _boundary.say(f"Table '{name}' written to {readme}")
-    else:
-        _boundary.say(section)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

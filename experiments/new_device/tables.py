@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from hardsight.experiments.new_device.evaluate import scores
+from hardsight.experiments.readme_tables import markdown
+
+_SCORES = ("rank correlation", "error, mean", "error, median", "within 10 %")
 
 
 def device_table(frame: pd.DataFrame, samples: int) -> str:
     """One line for each device, adapted with so many measurements."""
-    lines = [
-        "| held out together | device | networks | rank correlation | error, mean | error, median | within 10 % |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (group, device), rows in frame[frame["samples"] == samples].groupby(["kin", "device"]):
-        lines.append(f"| {group} | `{device}` | {len(rows):,} | {_cells(rows)} |")
-    return "\n".join(lines)
+    each = frame[frame["samples"] == samples].groupby(["kin", "device"])
+    return markdown(
+        ("held out together", "device", "networks", *_SCORES),
+        [(group, f"`{device}`", f"{len(rows):,}", *_cells(_of(rows))) for (group, device), rows in each],
+    )
 
 
 def samples_table(frame: pd.DataFrame) -> str:
     """Means over the devices of a kind, for each number of measurements."""
-    lines = [
-        "| kind | measurements | devices | rank correlation | error, mean | error, median | within 10 % |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for (kind, samples), rows in frame.groupby(["kind", "samples"]):
-        each = [scores(r["label"].to_numpy(), r["value"].to_numpy()) for _, r in rows.groupby("device")]
-        mean = pd.DataFrame(each).mean()
-        cells = (
-            f"{mean['spearman']:.3f} | {mean['mape']:.1%} | {mean['median']:.1%} | {mean['within_10']:.0%}"
-        )
-        lines.append(f"| {kind} | {samples} | {len(each)} | {cells} |")
-    return "\n".join(lines)
+        each = pd.DataFrame([_of(own) for _, own in rows.groupby("device")])
+        lines.append((kind, str(samples), str(len(each)), *_cells(each.mean())))
+    return markdown(("kind", "measurements", "devices", *_SCORES), lines)
 
 
-def _cells(rows: pd.DataFrame) -> str:
-    s = scores(rows["label"].to_numpy(), rows["value"].to_numpy())
-    return f"{s['spearman']:.3f} | {s['mape']:.1%} | {s['median']:.1%} | {s['within_10']:.0%}"
+def _of(rows: pd.DataFrame) -> dict[str, float]:
+    return scores(rows["label"].to_numpy(), rows["value"].to_numpy())
+
+
+def _cells(s: Mapping[str, float]) -> tuple[str, ...]:
+    return f"{s['spearman']:.3f}", f"{s['mape']:.1%}", f"{s['median']:.1%}", f"{s['within_10']:.0%}"

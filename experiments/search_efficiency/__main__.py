@@ -17,7 +17,7 @@ import numpy as np
 
 from hardsight.cli import _boundary
 from hardsight.errors import InputError, UnknownNameError
-from hardsight.experiments.readme_tables import fill
+from hardsight.experiments.readme_tables import write
 from hardsight.experiments.search_efficiency.definitions import TABLES, Table
 from hardsight.experiments.search_efficiency.runs import (
     EVALUATIONS,
@@ -69,7 +69,7 @@ def main(
             make(table, space, samplers or SAMPLERS, seeds, folder, progress)
         curves, times = read(table, space, folder, seeds)
         _track(table, curves, times, folder)
-        _write(readme, table.name, section(table, space, curves, times))
+        write(readme, table.name, section(table, space, curves, times))
     if readme.exists():
         _draw(folder, seeds, readme.with_name("hypervolume.png"))
 
@@ -95,14 +95,6 @@ def _track(table: Table, curves: Curves, times: Mapping[str, Mapping[str, float]
                 run.metrics({f"{sampler}/evaluations_99": reached})
             run.metrics({f"{sampler}/{name}": value for name, value in times[sampler].items()})
             run.artifact(path_of(folder, table.name, sampler))
-
-
-def _write(readme: Path, name: str, content: str) -> None:
-    if readme.exists():
-        readme.write_text(fill(readme.read_text(), name, content))
-        _boundary.say(f"Table '{name}' written to {readme}")
-    else:
-        _boundary.say(content)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

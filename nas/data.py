@@ -1,45 +1,42 @@
-"""Labelled images: the embedded default or a user's own, checked, split once and identified by a digest."""
+"""Labelled samples: the embedded default or a user's own, checked, split once and identified by a digest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hardsight.errors import DataError
+from hardsight.nas.data_files import IMAGE_SUFFIXES, LARGEST_SIDE, DataKind, checked, digits, read
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from PIL.Image import Image
+__all__ = ["IMAGE_SUFFIXES", "DataKind", "DataSpec", "LabelledData", "Part", "load_data", "resize"]
 
 Array = npt.NDArray[Any]
-Images = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Part = Literal["train", "validation", "test"]
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-)
 MIN_PER_PART = (
     2  # of each class in each part: fewer and neither an error rate nor a stratified split means much
 )
-_LARGEST_SIDE = 1024
 
 
 class DataSpec(BaseModel):
-    """Where images and labels come from.
+    """Where samples and labels come from.
 
     Args:
         source: ``digits`` (scikit-learn's, embedded) or the path of an ``.npz`` (arrays ``x`` and ``y``), a
-            ``.csv`` (one image per line) or a folder (one subfolder per class).
+            ``.csv`` (one sample per line) or a folder of images (one subfolder per class).
+        kind: ``images``, ``signals`` or ``tables``; by default rows of numbers are a table, what has more
+            dimensions are images.
         label: column of a CSV that holds the class; by default the last.
-        shape: of a CSV's images: height and width, or channels, height and width.
+        shape: of a CSV's samples: height and width of an image, channels and length of a signal, with or without
+            channels before; without it a line is a row of a table.
         size: side in pixels to which an image folder is brought.
         limit: use only that many samples, drawn by the seed.
         validation: share of the samples that the search judges by.
@@ -49,11 +46,12 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = "digits"
+    kind: DataKind | None = None
     label: str | None = None
     shape: tuple[Annotated[int, Field(strict=True, ge=1)], ...] | None = Field(
-        default=None, min_length=2, max_length=3
+        default=None, min_length=1, max_length=3
     )
-    size: int = Field(default=32, strict=True, ge=8, le=_LARGEST_SIDE)
+    size: int = Field(default=32, strict=True, ge=8, le=LARGEST_SIDE)
     limit: int | None = Field(default=None, strict=True, ge=1)
     validation: float = Field(default=0.2, gt=0, lt=0.5)
     test: float = Field(default=0.2, gt=0, lt=0.5)
@@ -67,42 +65,66 @@ class DataSpec(BaseModel):
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Images in [0, 1] with classes, split into three parts.
+class LabelledData:
+    """Samples with classes, split into three parts.
+
+    Images lie in [0, 1]. Features of a table and channels of a signal have mean 0 and standard deviation 1 on the
+    training part.
 
     Args:
         name: for messages and reports.
-        images: ``(n, channels, height, width)``.
+        kind: what a sample is.
+        samples: ``(n, channels, height, width)``, ``(n, channels, length)`` or ``(n, features)``.
         labels: ``(n,)``, index into ``classes``.
         classes: their names.
         offset: what was subtracted from the raw values, …
-        scale: … and what they were divided by then; a deployed network needs the same.
-        digest: SHA-256 of images and labels.
+        scale: … and what they were divided by then, both broadcast to a sample; a deployed network needs the same.
+        digest: SHA-256 of samples and labels.
         parts: indices of train, validation and test.
     """
 
     name: str
-    images: Images
+    kind: DataKind
+    samples: Samples
     labels: Labels
     classes: tuple[str, ...]
-    offset: float
-    scale: float
+    offset: Array
+    scale: Array
     digest: str
     parts: dict[Part, npt.NDArray[np.int64]]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        _, c, h, w = self.images.shape
-        return c, h, w
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+        return self.samples.shape[1:]
 
-    def part(self, name: Part, resolution: int) -> tuple[Images, Labels]:
-        """Images of one part as squares of that side, and their labels."""
+    @property
+    def signed(self) -> bool:
+        """Whether samples may have values below zero."""
+        return self.kind != "images"
+
+    def part(self, name: Part, shape: tuple[int, ...] | None = None) -> tuple[Samples, Labels]:
+        """Samples of one part and their labels.
+
+        Args:
+            name: of the part.
+            shape: of a sample as a network reads it; images are brought to its height and width.
+
+        Raises:
+            DataError: a shape that the samples cannot be brought to.
+        """
         chosen = self.parts[name]
-        return resize(self.images[chosen], resolution), self.labels[chosen]
+        samples = self.samples[chosen]
+        if shape is not None and shape != self.shape:
+            if self.kind != "images" or len(shape) != 3 or shape[0] != self.shape[0]:
+                raise DataError(
+                    f"data set '{self.name}' has samples of shape {self.shape}; {shape} was asked for"
+                )
+            samples = resize(samples, shape[1], shape[2])
+        return samples, self.labels[chosen]
 
 
-def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageData:
+def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> LabelledData:
     """Read, check and split.
 
     Args:
@@ -115,18 +137,18 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageDat
             few samples of a class for three parts.
     """
     if spec.source == "digits":
-        name, (raw, targets) = "digits", _digits()
+        name, (raw, targets) = "digits", digits()
     else:
         path = (folder or Path()) / Path(spec.source).expanduser()
         if not path.exists():
             raise DataError(
                 f"data set '{spec.source}' does not exist; give 'digits', an .npz, a .csv or an image folder"
             )
-        name, (raw, targets) = path.name, _reader(path)(path, spec)
-    images = _checked(name, raw, targets)
-    if spec.limit is not None and spec.limit < len(images):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[: spec.limit])
-        images, targets = images[chosen], targets[chosen]
+        name, (raw, targets) = path.name, read(path, spec)
+    kind, samples = checked(name, raw, targets, spec.kind)
+    if spec.limit is not None and spec.limit < len(samples):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[: spec.limit])
+        samples, targets = samples[chosen], targets[chosen]
     targets = np.asarray(targets)
     if targets.dtype.kind == "O":
         targets = targets.astype(str)  # a CSV may mix numbers and names, which have no order
@@ -136,35 +158,38 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> ImageDat
             f"data set '{name}' has {len(found)} class ({found[0]}); a classifier needs at least two"
         )
     classes = tuple(str(c) for c in found)
-    offset, scale = _range(name, images)
-    digest = hashlib.sha256(repr((images.shape, images.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(images).tobytes())
+    digest = hashlib.sha256(repr((samples.shape, samples.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(samples).tobytes())
     digest.update(repr(targets.tolist()).encode())
-    return ImageData(
+    parts = _split(name, labels.reshape(-1), classes, spec, seed)
+    offset, scale = _range(name, samples) if kind == "images" else _moments(samples[parts["train"]])
+    return LabelledData(
         name=name,
-        images=((images - np.float32(offset)) / np.float32(scale)).astype(np.float32),
+        kind=kind,
+        samples=((samples - offset) / scale).astype(np.float32),
         labels=labels.astype(np.int64).reshape(-1),
         classes=classes,
         offset=offset,
         scale=scale,
         digest=digest.hexdigest(),
-        parts=_split(name, labels.reshape(-1), classes, spec, seed),
+        parts=parts,
     )
 
 
-def resize(images: Images, side: int) -> Images:
+def resize(images: Samples, height: int, width: int) -> Samples:
     """Bilinear, with antialiasing where the image shrinks.
 
     Args:
         images: ``(n, channels, height, width)``.
-        side: height and width wanted.
+        height: wanted.
+        width: wanted.
     """
-    rows, columns = (_weights(length, side) for length in images.shape[2:])
+    rows, columns = _weights(images.shape[2], height), _weights(images.shape[3], width)
     out = np.einsum("rh,nchw,sw->ncrs", rows, images, columns, optimize=True)
     return np.ascontiguousarray(out, np.float32)
 
 
-def _weights(length: int, side: int) -> Images:
+def _weights(length: int, side: int) -> Samples:
     """``(side, length)``: share of every old pixel in every new one, a triangle around its centre."""
     if length == side:
         return np.eye(side, dtype=np.float32)
@@ -175,189 +200,24 @@ def _weights(length: int, side: int) -> Images:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _digits() -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    return raw.images[:, None], raw.target
-
-
-def _reader(path: Path) -> Callable[[Path, DataSpec], tuple[Array, Array]]:
-    if path.is_dir():
-        return _read_folder
-    readers = {".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"data set '{path}' is neither an .npz, a .csv nor a folder of images")
-    return readers[path.suffix.lower()]
-
-
-def _read_npz(path: Path, spec: DataSpec) -> tuple[Array, Array]:
-    import zipfile
-
-    advice = "save plain numbers with numpy.savez(path, x=…, y=…)"
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise DataError(
-            f"data set '{path}' cannot be read as .npz: it is no archive (one .npy renamed, or torn); {advice}"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            missing = [key for key in ("x", "y") if key not in held]
-            if missing:
-                have = ", ".join(held.files) or "nothing"
-                raise DataError(f"data set '{path}' has no array {' and '.join(missing)}; it holds {have}")
-            return held["x"], held["y"]
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"data set '{path}' cannot be read as .npz: {error}; {advice}") from error
-
-
-def _read_csv(path: Path, spec: DataSpec) -> tuple[Array, Array]:
-    import pandas as pd
-
-    if spec.shape is None:
-        raise DataError(
-            f"data set '{path}' is a CSV; say the shape of its images, for example 'shape: [28, 28]'"
-        )
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"data set '{path}' cannot be read as CSV: {error}") from error
-    if table.empty:
-        raise DataError(f"data set '{path}' is empty")
-    label = spec.label if spec.label is not None else str(table.columns[-1])
-    if label not in table.columns:
-        raise DataError(
-            f"data set '{path}' has no column '{label}'; it has {', '.join(map(str, table.columns[:8]))} …"
-        )
-    if table[label].isna().any():
-        raise DataError(
-            f"data set '{path}' has {int(table[label].isna().sum())} lines without a label in '{label}'"
-        )
-    pixels = _numbers(path, table.drop(columns=label))
-    shape = spec.shape if len(spec.shape) == 3 else (1, *spec.shape)
-    if pixels.shape[1] != int(np.prod(shape)):
-        raise DataError(
-            f"data set '{path}' has {pixels.shape[1]} columns beside '{label}', but the shape "
-            f"{'x'.join(map(str, spec.shape))} has {int(np.prod(shape))} values"
-        )
-    return pixels.reshape(len(pixels), *shape), table[label].to_numpy()
-
-
-def _numbers(path: Path, table: pd.DataFrame) -> Array:
-    from pandas.api.types import is_numeric_dtype
-
-    text = [str(c) for c in table.columns if not is_numeric_dtype(table[c])]
-    if text:
-        raise DataError(f"data set '{path}' has columns that are not numbers: {', '.join(text[:5])}")
-    return np.asarray(table.to_numpy(dtype=np.float32))
-
-
-def _read_folder(path: Path, spec: DataSpec) -> tuple[Array, Array]:
-    from PIL import Image, UnidentifiedImageError
-
-    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [
-        (f, sub.name) for sub in classes for f in sorted(sub.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
-        raise DataError(
-            f"folder '{path}' has no images; expected one subfolder per class with PNG or JPEG files in it"
-        )
-    empty = [sub.name for sub in classes if sub.name not in {label for _, label in files}]
-    if empty:
-        raise DataError(
-            f"folder '{path}' has no images in its subfolder {', '.join(empty)}; fill or remove it: each "
-            "subfolder is a class"
-        )
-    pictures = []
-    for file, _ in files:
-        try:
-            with Image.open(file) as image:
-                picture = _eight_bits(file, image).convert("RGB")
-                pictures.append(picture.resize((spec.size, spec.size), Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"'{file}' cannot be read as an image: {error}") from error
-    stacked = np.stack([np.asarray(p, np.uint8) for p in pictures]).transpose(0, 3, 1, 2)
-    if (stacked[:, :1] == stacked).all():
-        stacked = stacked[:, :1]  # grey pictures need one channel
-    return stacked, np.array([label for _, label in files])
-
-
-def _eight_bits(file: Path, image: Image) -> Image:
-    """The upper 8 of 16 bits of a deep grey picture: PIL's own conversion clips it to white.
-
-    Raises:
-        DataError: values that are no 16-bit greys.
-    """
-    from PIL import Image
-
-    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return image
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535):  # so that NaN is refused as well
-        raise DataError(
-            f"'{file}' has grey values from {low} to {high}; expected 0 to 65535, so save it with 8 or 16 bits"
-        )
-    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
-
-
-def _checked(name: str, raw: Array, targets: Array) -> Array:
-    """Images as ``(n, c, h, w)``, uint8 or float32."""
-    raw, targets = np.asarray(raw), np.asarray(targets)
-    if raw.ndim == 0 or len(raw) == 0 or targets.size == 0:
-        raise DataError(f"data set '{name}' is empty")
-    if targets.ndim != 1:
-        raise DataError(
-            f"data set '{name}' has labels of shape {targets.shape}; expected one class per sample"
-        )
-    if len(raw) != len(targets):
-        raise DataError(
-            f"data set '{name}' has {len(raw)} samples but {len(targets)} labels; it needs one of each"
-        )
-    if raw.dtype.kind not in "uifb":
-        raise DataError(f"data set '{name}' holds values of type {raw.dtype}; expected numbers")
-    if targets.dtype.kind in "cmMV":
-        raise DataError(
-            f"data set '{name}' has labels of type {targets.dtype}; expected whole numbers or names"
-        )
-    if targets.dtype.kind == "f" and not (np.isfinite(targets) & (targets == np.rint(targets))).all():
-        raise DataError(
-            f"data set '{name}' has labels that are NaN or no whole numbers; expected one class per sample"
-        )
-    if raw.ndim == 3:
-        raw = raw[:, None]
-    elif raw.ndim == 4 and raw.shape[3] in (1, 3, 4) and raw.shape[1] not in (1, 3, 4):
-        raw = raw.transpose(0, 3, 1, 2)
-    if raw.ndim != 4 or min(raw.shape[2:]) < 2 or max(raw.shape[2:]) > _LARGEST_SIDE:
-        raise DataError(
-            f"data set '{name}' has samples of shape {raw.shape[1:]}; expected images: (height, width) or "
-            f"(channels, height, width), 2 to {_LARGEST_SIDE} pixels a side"
-        )
-    if raw.dtype == np.uint8:
-        return raw
-    with np.errstate(over="ignore"):
-        values = raw.astype(np.float32)  # what is too large for it becomes infinity
-    bad = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
-    if bad:
-        raise DataError(
-            f"data set '{name}' has NaN or infinity in {bad} of {len(raw)} samples as 32-bit numbers; remove "
-            "or repair them"
-        )
-    return values
-
-
-def _range(name: str, images: Array) -> tuple[float, float]:
+def _range(name: str, images: Array) -> tuple[Samples, Samples]:
     if images.dtype == np.uint8:
-        return 0.0, 255.0
+        return np.zeros(1, np.float32), np.full(1, 255.0, np.float32)
     low, high = float(images.min()), float(images.max())
     if high - low > float(np.finfo(np.float32).max):
         raise DataError(
             f"data set '{name}' has values from {low:g} to {high:g}, a range too wide for 32-bit numbers; "
             "scale them"
         )
-    return low, (high - low) or 1.0
+    return np.array([low], np.float32), np.array([(high - low) or 1.0], np.float32)
+
+
+def _moments(samples: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each feature or channel; a constant one is only shifted."""
+    axes = (0, *range(2, samples.ndim))
+    mean = samples.mean(axis=axes, dtype=np.float64, keepdims=True)[0]
+    deviation = samples.std(axis=axes, dtype=np.float64, keepdims=True)[0]
+    return mean, np.where(deviation > 0, deviation, 1.0)
 
 
 def _split(

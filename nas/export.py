@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy.typing as npt
 import onnx
 
 from hardsight.datasets.builder import OnnxBuilder
 from hardsight.datasets.weights import fill_weights
-from hardsight.nas.network import IMAGE, Layer, Network
+from hardsight.nas.network import INPUT, PRECISION_BITS, Layer, Network, Precision
 
 Values = Mapping[str, npt.NDArray[Any]]
 """Data by initializer name."""
@@ -31,7 +31,7 @@ def network_to_onnx(network: Network, values: Values | None = None) -> onnx.Mode
             without it the model has no weights, which is enough to predict its cost.
 
     Returns:
-        a model with input `IMAGE` ``(1, channels, height, width)`` and output `LOGITS` ``(1, classes)``.
+        a model with input `INPUT` ``(1, *input_shape)`` and output `LOGITS` ``(1, classes)``.
     """
     writer = _Writer(network)
     for layer in network.layers:
@@ -47,7 +47,7 @@ class _Writer:
         self._network = network
         self._builder = OnnxBuilder(network.name)
         self._tensors: dict[str, str] = {}
-        self._hold(IMAGE, self._builder.input(IMAGE, (1, *network.input_shape)))
+        self._hold(INPUT, self._builder.input(INPUT, (1, *network.input_shape)))
 
     def add(self, layer: Layer) -> None:
         build = self._builder
@@ -60,11 +60,11 @@ class _Writer:
                 stride=layer.stride,
                 groups=layer.groups,
                 name=layer.name,
-                precision=layer.precision,
+                precision=_precision(layer),
             )
         elif layer.kind == "linear":
             flat = self._flat(layer.inputs[0], inputs[0])
-            y = build.linear(flat, layer.channels, name=layer.name, precision=layer.precision)
+            y = build.linear(flat, layer.channels, name=layer.name, precision=_precision(layer))
         elif layer.kind == "add":
             y = build.add(*inputs)
         else:
@@ -97,3 +97,8 @@ class _Writer:
         if name not in self._network.quantized:
             return flat
         return self._builder.quantized(flat, like=self._tensors[name])
+
+
+def _precision(layer: Layer) -> Precision:
+    """That of the builder's operators."""
+    return next(name for name in get_args(Precision) if PRECISION_BITS[name] == layer.weight_bits)

@@ -53,16 +53,26 @@ Duration = Annotated[
 Count = Annotated[int, Field(strict=True, ge=1)]
 
 
-class SpaceSpec(BaseModel):
-    """A search space by name; every other key is an option of that space."""
+class _Named(BaseModel):
+    """Something of a table by name; every other key is an option of it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str = "quant_cnn"
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class SpaceSpec(_Named):
+    """A search space."""
+
+    name: str = "quant_cnn"
+
+
+class EvaluatorSpec(_Named):
+    """An accuracy evaluator."""
+
+    name: str = "qat"
 
 
 class Job(BaseModel):
@@ -71,6 +81,7 @@ class Job(BaseModel):
     Args:
         data: a data set's name or path, or a `DataSpec`.
         space: a space's name, or a mapping with ``name`` and its options.
+        evaluator: of accuracies by name, or a mapping with ``name`` and its options.
         device: hardware, runtime and mode that the networks are searched for.
         objectives: ``error`` and at most two costs, all minimised.
         constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``,
@@ -93,6 +104,7 @@ class Job(BaseModel):
 
     data: DataSpec = DataSpec()
     space: SpaceSpec = SpaceSpec()
+    evaluator: EvaluatorSpec = EvaluatorSpec()
     device: str = "host/onnxruntime/fp32-t1"
     objectives: tuple[str, ...] = Field(default=(ERROR, str(Metric.LATENCY)), min_length=1, max_length=3)
     constraints: dict[str, float] = Field(default_factory=dict)
@@ -114,9 +126,9 @@ class Job(BaseModel):
     def _named_data(cls, value: object) -> object:
         return {"source": value} if isinstance(value, str) else value
 
-    @field_validator("space", mode="before")
+    @field_validator("space", "evaluator", mode="before")
     @classmethod
-    def _named_space(cls, value: object) -> object:
+    def _named(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("objectives", mode="before")

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from hardsight.nas.data import DataSpec
+from hardsight.nas.evaluators import EVALUATORS, get_evaluator
 from hardsight.nas.job import Job
-from hardsight.nas.spaces.quant_cnn import Options
+from hardsight.nas.spaces import SPACES
 
 _WORDS = {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "mapping"}
 
@@ -43,24 +44,54 @@ A CSV with one image per line: a column with the class, all others its values, r
 data: {source: parts.csv, label: kind, shape: [28, 28]}
 ```
 
+A CSV without `shape` is a table, one row of features per line; an `.npz` whose `x` is n × features is one as well:
+
+```yaml
+data: beans.csv
+```
+
+Signals are an `.npz` with `x` as n × length or n × channels × length, or a CSV with their `shape`:
+
+```yaml
+data: {source: heartbeats.npz, kind: signals}
+```
+
 A folder with one subfolder of pictures per class, all brought to `size` × `size` pixels:
 
 ```yaml
 data: {source: pictures, size: 32}
 ```
 
-A relative path begins at the job file's folder.
+A relative path begins at the job file's folder. Images are brought into [0, 1]; features of a table and channels of a
+signal to mean 0 and standard deviation 1 on the training part.
 """
 
 _SPACE = """
-A name alone may stand for the mapping; the keys beside `name` are options of that space. Those of `quant_cnn`:
+A name alone may stand for the mapping; the keys beside `name` are options of that space.
+"""
+
+_EVALUATOR = """
+How a candidate's accuracy is found. A name alone may stand for the mapping; the keys beside `name` are options of that
+evaluator.
 """
 
 
 def reference() -> str:
     """The whole page as Markdown."""
     parts = [_HEAD, _table(Job), "\n## `data`\n", _DATA, "\n", _table(DataSpec)]
-    return "".join([*parts, "\n## `space`\n", _SPACE, "\n", _table(Options)])
+    parts += ["\n## `space`\n", _SPACE]
+    for name, space in SPACES.items():
+        parts += [f"\n### `{name}`\n\n{_first(space)} For {space.samples}.\n\n", _table(space.options_type)]
+    parts += ["\n## `evaluator`\n", _EVALUATOR]
+    for name in EVALUATORS:
+        evaluator = get_evaluator(name)
+        parts += [f"\n### `{name}`\n\n{_first(evaluator)}\n\n", _table(evaluator.options_type)]
+    return "".join(parts)
+
+
+def _first(kind: type) -> str:
+    """The first line of a class's docstring."""
+    return inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
 
 
 def _table(model: type[BaseModel]) -> str:

@@ -7,17 +7,19 @@ say its candidates as a `Network` gets both, and they agree by construction.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 Precision = Literal["fp32", "int8"]
 Kind = Literal["conv", "add", "pool", "linear"]
 
-IMAGE = "image"
-"""Name of the network's input: values in [0, 1], shape ``(1, channels, height, width)``."""
+INPUT = "input"
+"""Name of the network's input, shape ``(1, *sample)``."""
 
-PRECISION_BITS: dict[str, int] = {"fp32": 32, "int8": 8}
+FLOAT_BITS = 32
+PRECISION_BITS: dict[str, int] = {"fp32": FLOAT_BITS, "int8": 8}
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Layer:
     Args:
         name: letters, digits and underscores; unique.
         kind: ``conv`` (batch normalisation included), ``add``, ``pool`` (global average) or ``linear``.
-        inputs: names of the layers read, or `IMAGE`.
-        precision: an int8 layer reads and writes 8-bit tensors; the network's last layer writes float.
+        inputs: names of the layers read, or `INPUT`.
+        weight_bits: 32 is float.
+        output_bits: of the tensor it writes, for every reader; 32 is float.
         channels: outputs of ``conv`` and ``linear``.
         kernel: side of the square window.
         stride: of the convolution; its padding keeps the size at stride 1.
@@ -39,7 +42,8 @@ class Layer:
     name: str
     kind: Kind
     inputs: tuple[str, ...]
-    precision: Precision = "fp32"
+    weight_bits: int = FLOAT_BITS
+    output_bits: int = FLOAT_BITS
     channels: int = 0
     kernel: int = 1
     stride: int = 1
@@ -57,36 +61,71 @@ class Network:
 
     Args:
         name: of the ONNX graph.
-        input_shape: channels, height and width of the image.
+        input_shape: of a sample: channels, height and width of an image.
         layers: producers before consumers; the last one is the output.
+        input_bits: of the input as the first layers read it; 32 is float.
+        signed_input: whether a sample has values below zero.
     """
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
+    input_bits: int = FLOAT_BITS
+    signed_input: bool = False
+
+    @classmethod
+    def of_precisions(
+        cls,
+        name: str,
+        input_shape: tuple[int, ...],
+        layers: Iterable[tuple[Layer, Precision]],
+        signed_input: bool = False,
+    ) -> Self:
+        """A network for runtimes with kernels in fp32 and in int8.
+
+        All that an int8 layer reads or writes is held in 8 bits, also for a reader in fp32; the output stays
+        float.
+        """
+        chosen = list(layers)
+        held = {t for layer, kind in chosen if kind == "int8" for t in (layer.name, *layer.inputs)}
+        held -= {chosen[-1][0].name}
+
+        def bits(tensor: str) -> int:
+            return 8 if tensor in held else FLOAT_BITS
+
+        return cls(
+            name,
+            input_shape,
+            tuple(
+                replace(
+                    layer,
+                    weight_bits=PRECISION_BITS[kind] if layer.has_weights else FLOAT_BITS,
+                    output_bits=bits(layer.name),
+                )
+                for layer, kind in chosen
+            ),
+            bits(INPUT),
+            signed_input,
+        )
 
     @cached_property
     def channels(self) -> dict[str, int]:
         """Channels of every tensor."""
-        found = {IMAGE: self.input_shape[0]}
+        found = {INPUT: self.input_shape[0]}
         for layer in self.layers:
             found[layer.name] = layer.channels if layer.has_weights else found[layer.inputs[0]]
         return found
 
     @cached_property
-    def quantized(self) -> tuple[str, ...]:
-        """Tensors held in 8 bits, in topological order: all that an int8 layer reads or writes.
-
-        Every reader sees the 8-bit value, also an fp32 layer. The network's output stays float.
-        """
-        ints = [layer for layer in self.layers if layer.precision == "int8"]
-        held = {t for layer in ints for t in (layer.name, *layer.inputs)} - {self.layers[-1].name}
-        return tuple(t for t in (IMAGE, *(layer.name for layer in self.layers)) if t in held)
+    def quantized(self) -> dict[str, int]:
+        """Bits of the tensors that are not held in float, in topological order."""
+        bits = {INPUT: self.input_bits, **{layer.name: layer.output_bits for layer in self.layers}}
+        return {tensor: held for tensor, held in bits.items() if held < FLOAT_BITS}
 
     @cached_property
     def non_negative(self) -> frozenset[str]:
-        """Tensors that cannot be below zero: they use all of the 8 bits above it."""
-        found = {IMAGE}
+        """Tensors that cannot be below zero: they use all of their bits above it."""
+        found = set() if self.signed_input else {INPUT}
         for layer in self.layers:
             if layer.relu or (not layer.has_weights and found.issuperset(layer.inputs)):
                 found.add(layer.name)
@@ -103,7 +142,7 @@ class Network:
     def weight_bits(self) -> float:
         """Mean bits per weight, biases apart."""
         sizes = [
-            (math.prod(self.weight_shape(layer)), PRECISION_BITS[layer.precision])
+            (math.prod(self.weight_shape(layer)), layer.weight_bits)
             for layer in self.layers
             if layer.has_weights
         ]

@@ -50,7 +50,7 @@ class FrontRow:
         size_bytes: of all constants.
         file_bytes: of the ONNX file.
         macs: multiply-accumulates of one inference.
-        resolution: side of the input image.
+        input_shape: of a sample as the network reads it.
         bits: per block in order, name and bits.
         kept: by constraint, whether the measured value is within the limit.
         dominated: whether another delivered network is at least as good in everything, now that all are
@@ -68,7 +68,7 @@ class FrontRow:
     size_bytes: float
     file_bytes: int
     macs: int
-    resolution: int
+    input_shape: tuple[int, ...]
     bits: tuple[tuple[str, int], ...]
     kept: Mapping[str, bool]
     dominated: bool = False
@@ -402,7 +402,7 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
         size_bytes=raw["predicted"][SIZE][0],
         file_bytes=raw["file_bytes"],
         macs=raw["macs"],
-        resolution=raw["resolution"],
+        input_shape=tuple(raw["input_shape"]),
         bits=_block_bits(raw["layers"]),
         kept={n: measured[n][0] <= limit for n, limit in job.constraints.items() if n in measured},
     )
@@ -410,10 +410,8 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
 
 def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, int], ...]:
     """Layers of a block share its precision: ``s0_b1_expand`` belongs to the block ``s0_b1``."""
-    from hardsight.nas.network import PRECISION_BITS
-
     blocks = {}
     for layer in layers:
         name = layer["name"]
-        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = PRECISION_BITS[layer["precision"]]
+        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = layer["bits"]
     return tuple(blocks.items())

@@ -15,12 +15,12 @@ from hardsight.device import Device, get_device
 from hardsight.errors import InputError, JobError, StorageError
 from hardsight.measurement import Measurement
 from hardsight.nas.costs import CostModel, CostPredictor, violations
-from hardsight.nas.data import ImageData, load_data
-from hardsight.nas.evaluators import AccuracyEvaluator, Evaluation, TrialFailure
+from hardsight.nas.data import LabelledData, load_data
+from hardsight.nas.evaluators import AccuracyEvaluator, Evaluation, TrialFailure, get_evaluator
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.pareto import non_dominated
 from hardsight.nas.samplers import make_sampler
-from hardsight.nas.spaces import NetworkSpace, SearchSpace, Task, get_space
+from hardsight.nas.spaces import SearchSpace, Task, get_space
 from hardsight.nas.study import (
     StudyFolder,
     TrialRecord,
@@ -64,7 +64,7 @@ class Setting:
     Args:
         job: as given.
         device: that the networks are for.
-        data: images with their split.
+        data: with its split.
         space: to search.
         costs: predicts candidates.
         evaluator: gives accuracies.
@@ -72,7 +72,7 @@ class Setting:
 
     job: Job
     device: Device
-    data: ImageData
+    data: LabelledData
     space: SearchSpace
     costs: CostModel
     evaluator: AccuracyEvaluator
@@ -90,7 +90,7 @@ def prepare(
     Args:
         job: to prepare.
         predictor: instead of the device's own.
-        evaluator: instead of quantization-aware training.
+        evaluator: instead of the one that the job names.
 
     Raises:
         InputError: data, space, device or job that cannot be used.
@@ -109,7 +109,13 @@ def prepare(
     space_class = get_space(job.space.name)
     data = load_data(job.data, job.seed)
     precisions = tuple(p.split("-")[0] for p in device.precisions)
-    space = space_class.for_task(Task(data.shape, len(data.classes), precisions), **job.space.options)
+    if data.kind != space_class.samples:
+        raise JobError(
+            f"space '{job.space.name}' is for {space_class.samples}, and the data set '{data.name}' holds {data.kind}; "
+            "name another space, or say with the keys of 'data' how to read it (docs/job.md)"
+        )
+    task = Task(data.shape, len(data.classes), precisions, data.signed)
+    space = space_class.for_task(task, **job.space.options)
     if predictor is None:
         from hardsight.predictors import load_predictor
 
@@ -118,11 +124,7 @@ def prepare(
     for parameters in space.anchors()[:1]:
         costs.verdicts(costs(space.suggest(optuna.trial.FixedTrial(dict(parameters)))))
     if evaluator is None:
-        if not isinstance(space, NetworkSpace):
-            raise JobError(f"candidates of space '{job.space.name}' cannot be trained; give an evaluator")
-        from hardsight.nas.evaluators.qat import QatEvaluator
-
-        evaluator = QatEvaluator(space, data, job.epochs, time_limit_s=job.trial_timeout)
+        evaluator = get_evaluator(job.evaluator.name).for_job(space, data, job)
     return Setting(job, device, data, space, costs, evaluator)
 
 
@@ -149,7 +151,7 @@ def run_search(
         resume: go on in a folder that holds this job's study; a folder without one is started.
         progress: called with what is done, how much of it, and how much there is.
         predictor: instead of the device's own.
-        evaluator: instead of quantization-aware training.
+        evaluator: instead of the one that the job names.
         measure: instead of this machine's profiler.
         track: opens the experiment tracker's run, once nothing is left to refuse the job for.
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from hardsight.budgets import SIZE
 from hardsight.device import HOST, Device, get_device
-from hardsight.errors import BackendError, InputError
+from hardsight.errors import BackendError, InputError, NotSupportedError
 from hardsight.measurement import Measurement
 from hardsight.nas.evaluators import Evaluation, TrialFailure
 from hardsight.nas.export import LOGITS
-from hardsight.nas.network import IMAGE
+from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
@@ -102,9 +102,9 @@ def _verify(
     digest = record.candidate.digest
     path = folder.front / f"{digest}.onnx"
     write_bytes(path, model.SerializeToString())
-    side = int(model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value)
-    images, labels = setting.data.part("test", side)
-    logits = run_onnx(path, images)
+    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+    samples, labels = setting.data.part("test", shape)
+    logits = run_onnx(path, samples)
     here = setting.evaluator.predict(evaluation, "test")
     measured: dict[str, Row] = {}
     if target is not None and measure is not None:
@@ -125,7 +125,7 @@ def _verify(
         "file_bytes": path.stat().st_size,
         "candidate": record.candidate.to_json(),
         "macs": graph.macs,
-        "resolution": side,
+        "input_shape": list(shape),
         "layers": _layers(setting, record),
         "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
         "measured": measured,
@@ -170,27 +170,33 @@ def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes:
     return Evaluation.load(path)
 
 
-def run_onnx(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """Logits ``(n, classes)`` of a network with batch size 1, image by image on one thread."""
+def run_onnx(path: Path, samples: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Logits ``(n, classes)`` of a network with batch size 1, sample by sample on one thread."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run([LOGITS], {IMAGE: image[None]})[0] for image in images])
+    return np.concatenate([session.run([LOGITS], {INPUT: sample[None]})[0] for sample in samples])
 
 
 def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
-    """Where and how to measure, and what the reader must know about it."""
+    """Where and how to measure, and what the reader must know about it.
+
+    A simulator or a synthesis tool answers for the device itself, wherever it runs.
+    """
+    from hardsight.datasets.profilers import get_profiler
+
     device, budget_s = setting.device, setting.job.measure_budget_s
     name = f"{HOST}/{device.runtime}/{device.mode}"
     try:
-        target = get_device(name)
-        if measure is None:
-            from hardsight.datasets.profilers import get_profiler
-
+        try:
+            target, profiler = device, get_profiler(device)
+        except NotSupportedError:  # another machine's: this one's runtime may do
+            target = get_device(name)
             profiler = get_profiler(target)
+        if measure is None:
             profiler.check()
 
             def measure(path: Path, on: Device) -> list[Measurement]:
@@ -198,7 +204,7 @@ def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None,
 
     except (InputError, BackendError) as error:
         return None, None, f"Nothing was measured: {error}."
-    if device.hardware == HOST:
+    if target.name == device.name:
         return target, measure, ""
     return (
         target,
@@ -216,7 +222,7 @@ def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
         return []
     network = setting.space.network(record.candidate)
     return [
-        {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "precision": layer.precision}
+        {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "bits": layer.weight_bits}
         for layer in network.layers
         if layer.has_weights
     ]

@@ -6,17 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
 
 from hardsight.candidate import Candidate
-from hardsight.errors import HardsightError, StorageError
+from hardsight.errors import HardsightError, JobError, StorageError
+from hardsight.nas._text import fault, faults
 
 if TYPE_CHECKING:
     import onnx
 
-    from hardsight.nas.data import Part
+    from hardsight.nas.data import LabelledData, Part
+    from hardsight.nas.job import Job
+    from hardsight.nas.spaces import SearchSpace
 
 
 class TrialFailure(HardsightError):
@@ -98,7 +102,35 @@ class Evaluation:
 
 
 class AccuracyEvaluator(ABC):
-    """Answers how accurate a candidate is on the task at hand."""
+    """Answers how accurate a candidate is on the task at hand.
+
+    ``options_type`` says what a job file may set beside the name.
+    """
+
+    options_type: ClassVar[type[BaseModel]]
+
+    @classmethod
+    def for_job(cls, space: SearchSpace, data: LabelledData, job: Job) -> Self:
+        """The evaluator that a job asks for by name; one that is only given as an instance need not have it.
+
+        Raises:
+            JobError: an option it does not have, or a space whose candidates it cannot judge.
+        """
+        raise JobError(f"evaluator '{cls.__name__}' cannot be asked for in a job")
+
+    @classmethod
+    def options_of(cls, job: Job) -> Any:
+        """What the job sets beside the evaluator's name, as ``options_type``.
+
+        Raises:
+            JobError: an option it does not have, or a wrong value.
+        """
+        try:
+            return cls.options_type.model_validate(job.evaluator.options)
+        except ValidationError as error:
+            fields = cls.options_type.model_fields
+            wrong = [fault(e, fields, "evaluator") for e in faults(map(dict, error.errors()))]
+            raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
     @abstractmethod
     def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import brevitas.nn as qnn
     from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
 
-from hardsight.nas.network import IMAGE, Layer, Network
+from hardsight.nas.network import FLOAT_BITS, INPUT, Layer, Network
 
 _INT32_SAFE = 2.0**30  # a bias stays below half of what int32 holds: the accumulator needs the other half
 _LEAST_SCALE = 1e-12
@@ -37,7 +37,7 @@ class NetworkModule(nn.Module):
         calibration_steps: training batches that initialise the activation scales.
 
     Shapes:
-        images ``(n, channels, height, width)`` in [0, 1] → logits ``(n, classes)``.
+        samples ``(n, *input_shape)`` → logits ``(n, classes)``.
     """
 
     def __init__(self, network: Network, calibration_steps: int = 20) -> None:
@@ -56,8 +56,8 @@ class NetworkModule(nn.Module):
             scheme = Uint8ActPerTensorFloat if name in network.non_negative else Int8ActPerTensorFloat
             self.quantizers[name] = qnn.QuantIdentity(act_quant=scheme, collect_stats_steps=calibration_steps)
 
-    def forward(self, images: Tensor) -> Tensor:
-        held = {IMAGE: self._held(IMAGE, images)}
+    def forward(self, samples: Tensor) -> Tensor:
+        held = {INPUT: self._held(INPUT, samples)}
         for layer in self.network.layers:
             y = self._compute(layer, [held[name] for name in layer.inputs])
             held[layer.name] = self._held(layer.name, functional.relu(y) if layer.relu else y)
@@ -70,7 +70,7 @@ class NetworkModule(nn.Module):
             return inputs[0].mean(dim=(2, 3))
         operator: Any = self.layers[layer.name]
         x = inputs[0]
-        if layer.precision == "int8" and self.quantizing:
+        if layer.weight_bits < FLOAT_BITS and self.quantizing:
             y = operator(x)
         elif layer.kind == "conv":
             padding = (layer.kernel - 1) // 2
@@ -92,7 +92,7 @@ class NetworkModule(nn.Module):
 
 def _weighted(layer: Layer, in_channels: int) -> nn.Module:
     if layer.kind == "linear":
-        if layer.precision == "fp32":
+        if layer.weight_bits == FLOAT_BITS:
             return nn.Linear(in_channels, layer.channels)
         return _typed(
             qnn.QuantLinear(in_channels, layer.channels, bias=True, weight_quant=Int8WeightPerChannelFloat)
@@ -104,7 +104,7 @@ def _weighted(layer: Layer, in_channels: int) -> nn.Module:
         "groups": layer.groups,
         "bias": False,
     }
-    if layer.precision == "fp32":
+    if layer.weight_bits == FLOAT_BITS:
         return nn.Conv2d(in_channels, layer.channels, **arguments)
     return _typed(
         qnn.QuantConv2d(in_channels, layer.channels, weight_quant=Int8WeightPerChannelFloat, **arguments)
@@ -137,7 +137,7 @@ def initializer_values(module: NetworkModule) -> dict[str, Array]:
             continue
         operator: Any = module.layers[layer.name]
         factor, shift = _affine(module, layer)
-        if layer.precision == "fp32":
+        if layer.weight_bits == FLOAT_BITS:
             weight = operator.weight.double().numpy() * _per_channel(factor, operator.weight.ndim)
             values[f"{layer.name}.weight"] = weight.astype(np.float32)
             values[f"{layer.name}.bias"] = shift.astype(np.float32)

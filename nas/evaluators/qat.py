@@ -6,24 +6,48 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
 from hardsight.candidate import Candidate
-from hardsight.nas.data import ImageData, Part
+from hardsight.errors import JobError
+from hardsight.nas.data import LabelledData, Part
 from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialFailure
 from hardsight.nas.evaluators.module import NetworkModule, initializer_values
-from hardsight.nas.spaces import NetworkSpace
+from hardsight.nas.spaces import NetworkSpace, SearchSpace
 
 if TYPE_CHECKING:
     import onnx
 
+    from hardsight.nas.job import Job
+
 _CALIBRATION_STEPS = 20
 _EVALUATION_BATCH = 512
+
+
+class Options(BaseModel):
+    """What a job file may set.
+
+    Args:
+        batch: samples per step; by default 64, less of a small data set so that an epoch has 16 steps.
+        learning_rate: peak of the cycle.
+        weight_decay: of AdamW.
+        label_smoothing: keeps logits, and so activation ranges, small.
+        quantized_share: of the steps, the last ones, that simulate the quantized arithmetic.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch: int | None = Field(default=None, strict=True, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    quantized_share: float = Field(default=0.3, gt=0, le=1)
 
 
 class QatEvaluator(AccuracyEvaluator):
@@ -37,27 +61,21 @@ class QatEvaluator(AccuracyEvaluator):
         space: whose candidates are trained.
         data: with its split; only train and validation are used by `evaluate`.
         epochs: passes over the training part.
-        batch: samples per step; by default 64, less of a small data set so that an epoch has 16 steps.
-        learning_rate: peak of the cycle.
-        weight_decay: of AdamW.
-        label_smoothing: keeps logits, and so activation ranges, small.
-        quantized_share: of the steps.
+        options: of the training.
         time_limit_s: for one training; None is no limit.
         threads: of torch; one gives the same numbers on any number of cores.
         torch_device: where tensors live.
     """
 
+    options_type: ClassVar[type[BaseModel]] = Options
+
     def __init__(
         self,
         space: NetworkSpace,
-        data: ImageData,
+        data: LabelledData,
         epochs: int = 12,
+        options: Options | None = None,
         *,
-        batch: int | None = None,
-        learning_rate: float = 1e-2,
-        weight_decay: float = 1e-2,
-        label_smoothing: float = 0.05,
-        quantized_share: float = 0.3,
         time_limit_s: float | None = None,
         threads: int = 1,
         torch_device: str = "cpu",
@@ -65,14 +83,16 @@ class QatEvaluator(AccuracyEvaluator):
         self.space = space
         self.data = data
         self.epochs = epochs
-        self.batch = batch
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.quantized_share = quantized_share
+        self.options = options or Options()
         self.time_limit_s = time_limit_s
         self.threads = threads
         self.torch_device = torch_device
+
+    @classmethod
+    def for_job(cls, space: SearchSpace, data: LabelledData, job: Job) -> Self:
+        if not isinstance(space, NetworkSpace):
+            raise JobError(f"candidates of space '{space.name}' cannot be trained; name another evaluator")
+        return cls(space, data, job.epochs, cls.options_of(job), time_limit_s=job.trial_timeout)
 
     def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
         epochs = epochs or self.epochs
@@ -104,11 +124,12 @@ class QatEvaluator(AccuracyEvaluator):
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:
         values = initializer_values(self._restored(evaluation))
         model = self.space.to_onnx(evaluation.candidate, values)
+        resized = ", resized to the input's shape" if self.data.kind == "images" else ""
         facts = {
             "classes": ", ".join(self.data.classes),
-            "input_offset": repr(self.data.offset),
-            "input_scale": repr(self.data.scale),
-            "input": "image = (raw - input_offset) / input_scale, resized to the input's shape",
+            "input_offset": _numbers(self.data.offset),
+            "input_scale": _numbers(self.data.scale),
+            "input": "input = (raw - input_offset) / input_scale" + resized,
             "data_sha256": self.data.digest,
             "validation_accuracy": repr(evaluation.accuracy),
         }
@@ -123,26 +144,31 @@ class QatEvaluator(AccuracyEvaluator):
     def _train(self, candidate: Candidate, seed: int, epochs: int) -> NetworkModule:
         network = self.space.network(candidate)
         n_train = len(self.data.parts["train"])
-        n_batches = math.ceil(n_train / (self.batch or min(64, max(8, n_train // 16))))
+        n_batches = math.ceil(n_train / (self.options.batch or min(64, max(8, n_train // 16))))
         steps = epochs * n_batches
-        float_steps = steps - max(1, round(steps * self.quantized_share)) if network.quantized else steps
+        float_steps = (
+            steps - max(1, round(steps * self.options.quantized_share)) if network.quantized else steps
+        )
         calibration = max(1, min(_CALIBRATION_STEPS, (steps - float_steps) // 3))
         module = NetworkModule(network, calibration).to(self.torch_device)
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
-        images, labels = self._part(module, "train")
+        if len(network.input_shape) == 3:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
+        samples, labels = self._part(module, "train")
         optimizer = torch.optim.AdamW(
-            module.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            module.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.options.learning_rate, total_steps=steps
+        )
         shuffle = torch.Generator().manual_seed(seed)
         deadline = time.perf_counter() + (self.time_limit_s or math.inf)
         module.train()
         step = 0
         for _ in range(epochs):
-            for chosen in torch.randperm(len(images), generator=shuffle).tensor_split(n_batches):
+            for chosen in torch.randperm(len(samples), generator=shuffle).tensor_split(n_batches):
                 module.quantizing = step >= float_steps
                 loss = functional.cross_entropy(
-                    module(images[chosen]), labels[chosen], label_smoothing=self.label_smoothing
+                    module(samples[chosen]), labels[chosen], label_smoothing=self.options.label_smoothing
                 )
                 if not torch.isfinite(loss):
                     raise TrialFailure("diverged")
@@ -164,14 +190,20 @@ class QatEvaluator(AccuracyEvaluator):
         return module
 
     def _part(self, module: NetworkModule, part: Part) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.part(part, module.network.input_shape[-1])
-        tensor = torch.from_numpy(images).to(self.torch_device, memory_format=torch.channels_last)
+        samples, labels = self.data.part(part, module.network.input_shape)
+        layout = torch.channels_last if samples.ndim == 4 else torch.contiguous_format
+        tensor = torch.from_numpy(samples).to(self.torch_device, memory_format=layout)
         return tensor, torch.from_numpy(labels).to(self.torch_device)
 
     @torch.no_grad()
     def _logits(self, module: NetworkModule, part: Part) -> Tensor:
-        images, _ = self._part(module, part)
-        return torch.cat([module(chunk) for chunk in torch.split(images, _EVALUATION_BATCH)]).cpu()
+        samples, _ = self._part(module, part)
+        return torch.cat([module(chunk) for chunk in torch.split(samples, _EVALUATION_BATCH)]).cpu()
+
+
+def _numbers(values: npt.NDArray[Any]) -> str:
+    """One number, or one per channel or feature."""
+    return repr(values.reshape(-1).tolist()) if values.size > 1 else repr(float(values.item()))
 
 
 @contextlib.contextmanager

@@ -5,9 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from hardsight.candidate import Candidate
+from hardsight.errors import InputError, JobError
+from hardsight.nas._text import fault, faults
+from hardsight.nas.data import DataKind
 from hardsight.nas.export import Values, network_to_onnx
 from hardsight.nas.network import Network
 
@@ -16,34 +21,75 @@ if TYPE_CHECKING:
     import optuna
 
 
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is searched for.
 
     Args:
-        shape: channels, height and width of the data's images.
+        shape: of a sample of the data: ``(channels, height, width)`` of an image, ``(channels, length)`` of a signal,
+            ``(features,)`` of a table's row.
         classes: how many there are.
         precisions: those that the device really executes.
+        signed: whether samples have values below zero.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     precisions: tuple[str, ...] = ("fp32", "int8")
+    signed: bool = False
 
 
 class SearchSpace(ABC):
-    """A set of networks, from which an Optuna trial picks one."""
+    """A set of networks, from which an Optuna trial picks one.
+
+    A space names the kind of data that its networks read (``samples``) and the options that a job file may set
+    (``options_type``; their docstring becomes the table in ``docs/job.md``).
+
+    Args:
+        task: what the networks are for.
+        options: of ``options_type``; its defaults without them.
+    """
 
     name: ClassVar[str]
+    samples: ClassVar[DataKind]
+    options_type: ClassVar[type[BaseModel]]
+
+    @abstractmethod
+    def __init__(self, task: Task, options: Any = None) -> None: ...
 
     @classmethod
-    @abstractmethod
     def for_task(cls, task: Task, **options: Any) -> Self:
         """The space for a task; ``options`` are those of the job file.
 
         Raises:
             JobError: an option or a value that the space does not have.
         """
+        try:
+            return cls(task, cls.options_type.model_validate(options))
+        except ValidationError as error:
+            fields = cls.options_type.model_fields
+            wrong = [fault(e, fields, "space") for e in faults(map(dict, error.errors()))]
+            raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
+
+    def parameters(self, candidate: Candidate, model: type[Parameters]) -> Parameters:
+        """The candidate's parameters, checked.
+
+        Raises:
+            InputError: when the candidate is of another space or its parameters are not of this one.
+        """
+        if candidate.space != self.name:
+            raise InputError(f"a candidate of space '{candidate.space}' was given to space '{self.name}'")
+        try:
+            return model.model_validate(dict(candidate.params))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(
+                f"candidate of space '{self.name}' is not valid at '{where}': {first['msg']}"
+            ) from error
 
     @abstractmethod
     def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:

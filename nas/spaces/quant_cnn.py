@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from hardsight.candidate import Candidate, Json
-from hardsight.errors import InputError, JobError
-from hardsight.nas._text import fault, faults
-from hardsight.nas.network import IMAGE, PRECISION_BITS, Layer, Network, Precision
+from hardsight.errors import JobError
+from hardsight.nas.data import DataKind
+from hardsight.nas.network import INPUT, PRECISION_BITS, Layer, Network, Precision
 from hardsight.nas.spaces._base import NetworkSpace, Task
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class QuantCnnSpace(NetworkSpace):
     """
 
     name: ClassVar[str] = "quant_cnn"
+    samples: ClassVar[DataKind] = "images"
+    options_type: ClassVar[type[BaseModel]] = Options
 
     def __init__(self, task: Task, options: Options | None = None) -> None:
         self.task = task
@@ -112,14 +114,6 @@ class QuantCnnSpace(NetworkSpace):
                 raise JobError(
                     f"space.widths: range {low} to {high} is empty; give the narrowest first, for example [8, 24]"
                 )
-
-    @classmethod
-    def for_task(cls, task: Task, **options: Any) -> Self:
-        try:
-            return cls(task, Options.model_validate(options))
-        except ValidationError as error:
-            wrong = [fault(e, Options.model_fields, "space") for e in faults(map(dict, error.errors()))]
-            raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:
         options = self.options
@@ -150,20 +144,12 @@ class QuantCnnSpace(NetworkSpace):
         return [self._smallest(precision) for precision in self.precisions]
 
     def network(self, candidate: Candidate) -> Network:
-        if candidate.space != self.name:
-            raise InputError(f"a candidate of space '{candidate.space}' was given to space '{self.name}'")
-        try:
-            parameters = _Parameters.model_validate(dict(candidate.params))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(
-                f"candidate of space '{self.name}' is not valid at '{where}': {first['msg']}"
-            ) from error
-        return Network(
+        parameters = self.parameters(candidate, _Parameters)
+        return Network.of_precisions(
             f"{self.name}-{candidate.digest[:8]}",
             (parameters.channels, parameters.resolution, parameters.resolution),
-            tuple(_layers(parameters)),
+            _layers(parameters),
+            self.task.signed,
         )
 
     def _width(self, trial: optuna.trial.BaseTrial, name: str, low: int, high: int) -> int:
@@ -206,47 +192,38 @@ def _resolutions(side: int) -> tuple[int, ...]:
     return tuple(min(224, max(8, round(side * factor / 4) * 4)) for factor in factors)
 
 
-def _layers(p: _Parameters) -> Iterator[Layer]:
+def _layers(p: _Parameters) -> Iterator[tuple[Layer, Precision]]:
     stem_stride = 2 if p.resolution >= 16 else 1
-    yield Layer(
-        "stem",
-        "conv",
-        (IMAGE,),
-        p.stem_precision,
-        channels=p.stem_width,
-        kernel=3,
-        stride=stem_stride,
-        relu=True,
-    )
+    stem = Layer("stem", "conv", (INPUT,), channels=p.stem_width, kernel=3, stride=stem_stride, relu=True)
+    yield stem, p.stem_precision
     x, width = "stem", p.stem_width
     for s, stage in enumerate(p.stages):
         for b, block in enumerate(stage.blocks):
             stride = 2 if b == 0 and s > 0 else 1
             for layer in _bottleneck(f"s{s}_b{b}", x, width, stage.width, stride, block):
-                yield layer
+                yield layer, block.precision
                 x = layer.name
             width = stage.width
-    yield Layer("pool", "pool", (x,), p.head_precision)
-    yield Layer("classifier", "linear", ("pool",), p.head_precision, channels=p.classes)
+    yield Layer("pool", "pool", (x,)), p.head_precision
+    yield Layer("classifier", "linear", ("pool",), channels=p.classes), p.head_precision
 
 
 def _bottleneck(name: str, x: str, c_in: int, c_out: int, stride: int, block: _Block) -> Iterator[Layer]:
     """Expand (unless by 1), depthwise, project; the input is added where shapes allow."""
-    precision, hidden, top = block.precision, c_in * block.expansion, x
+    hidden, top = c_in * block.expansion, x
     if block.expansion > 1:
-        yield Layer(f"{name}_expand", "conv", (x,), precision, channels=hidden, relu=True)
         top = f"{name}_expand"
+        yield Layer(top, "conv", (x,), channels=hidden, relu=True)
     yield Layer(
         f"{name}_depthwise",
         "conv",
         (top,),
-        precision,
         channels=hidden,
         kernel=block.kernel,
         stride=stride,
         groups=hidden,
         relu=True,
     )
-    yield Layer(f"{name}_project", "conv", (f"{name}_depthwise",), precision, channels=c_out)
+    yield Layer(f"{name}_project", "conv", (f"{name}_depthwise",), channels=c_out)
     if stride == 1 and c_in == c_out:
-        yield Layer(f"{name}_add", "add", (f"{name}_project", x), precision)
+        yield Layer(f"{name}_add", "add", (f"{name}_project", x))

@@ -25,7 +25,7 @@ def test_digits_are_split_into_three_parts_without_overlap() -> None:
     train, validation, test = (set(data.parts[p].tolist()) for p in ("train", "validation", "test"))
     assert len(train | validation | test) == 1797 == len(train) + len(validation) + len(test)
     assert data.shape == (1, 8, 8)
-    assert (data.images.min(), data.images.max()) == (0, 1)
+    assert (data.samples.min(), data.samples.max()) == (0, 1)
     assert set(data.labels[sorted(test)]) == set(range(10))
 
 
@@ -48,19 +48,48 @@ def test_npz_csv_and_folder_give_the_same_images(tmp_path: Path) -> None:
     for other in (from_csv, from_folder):
         assert other.classes == from_npz.classes == ("cat", "dog")
         assert (other.labels == from_npz.labels).all()
-        np.testing.assert_allclose(other.images, from_npz.images, atol=2 / 255)
+        np.testing.assert_allclose(other.samples, from_npz.samples, atol=2 / 255)
 
 
 def test_channels_last_is_recognised(tmp_path: Path) -> None:
     assert load_data(npz(tmp_path, RNG.random((40, 8, 9, 3))), 0).shape == (3, 8, 9)
 
 
+def test_rows_of_a_csv_are_a_table_with_moments_of_the_training_part(tmp_path: Path) -> None:
+    rows = RNG.normal([5.0, -3.0, 2.0], [1.0, 1000.0, 0.0], (60, 3))
+    pd.DataFrame(rows, columns=list("abc")).assign(kind=np.repeat(["x", "y"], 30)).to_csv(
+        tmp_path / "d.csv", index=False
+    )
+    data = load_data(DataSpec(source=str(tmp_path / "d.csv")), 0)
+    assert (data.kind, data.shape, data.signed, data.classes) == ("tables", (3,), True, ("x", "y"))
+    train, _ = data.part("train")
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(train.std(axis=0), [1, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(data.samples * data.scale + data.offset, rows, rtol=1e-4, atol=1e-3)
+    with pytest.raises(DataError, match="was asked for"):
+        data.part("test", (4,))
+    with pytest.raises(DataError, match="say the shape of its images"):
+        load_data(DataSpec(source=str(tmp_path / "d.csv"), kind="images"), 0)
+
+
+def test_signals_have_one_scale_per_channel(tmp_path: Path) -> None:
+    x = RNG.normal(0, [[1.0], [100.0]], (40, 2, 16))
+    spec = npz(tmp_path, x)
+    data = load_data(spec.model_copy(update={"kind": "signals"}), 0)
+    assert (data.kind, data.shape, data.offset.shape) == ("signals", (2, 16), (2, 1))
+    np.testing.assert_allclose(data.part("train")[0].std(axis=(0, 2)), 1, rtol=1e-5)
+    one = load_data(npz(tmp_path, x[:, 0]).model_copy(update={"kind": "signals"}), 0)
+    assert one.shape == (1, 16)
+    with pytest.raises(DataError, match="expected signals"):
+        load_data(npz(tmp_path, x[:, 0, 0]).model_copy(update={"kind": "signals"}), 0)
+
+
 def test_resize_keeps_the_mean_and_a_constant() -> None:
     images = RNG.random((2, 1, 8, 8)).astype(np.float32)
-    assert resize(images, 8) == pytest.approx(images)
+    assert resize(images, 8, 8) == pytest.approx(images)
     for side in (4, 16):
-        assert resize(images, side).mean() == pytest.approx(images.mean(), abs=0.02)
-        assert resize(np.full((1, 1, 8, 8), 0.5, np.float32), side) == pytest.approx(0.5)
+        assert resize(images, side, side).mean() == pytest.approx(images.mean(), abs=0.02)
+        assert resize(np.full((1, 1, 8, 8), 0.5, np.float32), side, side) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +108,7 @@ def test_resize_keeps_the_mean_and_a_constant() -> None:
             "5 samples of its class 'cat'.*need 6 together|2 samples of its class 'cat'.*need 6",
         ),
         (X[:0], Y[:0], "empty"),
-        (X.reshape(40, 64), Y, "expected images"),
+        (X[:, 0, 0], Y, "expected images"),
         (X.astype(str), Y, "expected numbers"),
         (X, np.linspace(0, 1, 40), "whole numbers"),
         (X, np.full(40, np.nan), "NaN or no whole"),
@@ -132,7 +161,7 @@ def test_deep_grey_pictures_keep_their_upper_bits(tmp_path: Path) -> None:
         (tmp_path / "p" / label).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.astype(np.uint16) * 257).save(tmp_path / "p" / label / f"{i:02}.png")
     data = load_data(DataSpec(source=str(tmp_path / "p"), size=8), 0)
-    np.testing.assert_allclose(data.images[:, 0] * 255, X, atol=1e-3)
+    np.testing.assert_allclose(data.samples[:, 0] * 255, X, atol=1e-3)
     Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(tmp_path / "p" / "cat" / "deep.tif")
     with pytest.raises(DataError, match="expected 0 to 65535"):
         load_data(DataSpec(source=str(tmp_path / "p"), size=8), 0)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from hardsight.candidate import Candidate
-from hardsight.nas.data import DataSpec, ImageData, load_data
+from hardsight.nas.data import DataSpec, LabelledData, load_data
 from hardsight.nas.evaluators import Evaluation, TrialFailure
 from hardsight.nas.evaluators.module import NetworkModule, initializer_values
-from hardsight.nas.evaluators.qat import QatEvaluator
+from hardsight.nas.evaluators.qat import Options, QatEvaluator
 from hardsight.nas.export import network_to_onnx
-from hardsight.nas.network import IMAGE, Layer, Network
+from hardsight.nas.network import INPUT, Layer, Network
 from hardsight.nas.spaces import Task
 from hardsight.nas.spaces.quant_cnn import QuantCnnSpace
 
@@ -24,7 +24,7 @@ SPACE = QuantCnnSpace(Task((1, 8, 8), 10))
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> LabelledData:
     return load_data(DataSpec(), seed=0)
 
 
@@ -40,29 +40,29 @@ def candidate(**changes: object) -> Candidate:
     return SPACE.suggest(optuna.trial.FixedTrial(chosen | changes))
 
 
-def logits(model: onnx.ModelProto, images: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
+def logits(model: onnx.ModelProto, samples: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options)
-    return np.concatenate([session.run(None, {IMAGE: image[None]})[0] for image in images])
+    return np.concatenate([session.run(None, {INPUT: image[None]})[0] for image in samples])
 
 
 @pytest.fixture(scope="module")
-def trained(data: ImageData) -> tuple[QatEvaluator, Evaluation]:
+def trained(data: LabelledData) -> tuple[QatEvaluator, Evaluation]:
     evaluator = QatEvaluator(SPACE, data, epochs=4)
     return evaluator, evaluator.evaluate(candidate(), seed=0)
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
 def test_onnxruntime_agrees_with_the_trained_module(
-    data: ImageData, trained: tuple[QatEvaluator, Evaluation], level: str
+    data: LabelledData, trained: tuple[QatEvaluator, Evaluation], level: str
 ) -> None:
     evaluator, evaluation = trained
-    images, _ = data.part("test", 8)
+    samples, _ = data.part("test")
     expected = evaluator.predict(evaluation, "test")
-    found = logits(evaluator.to_onnx(evaluation), images, level)
+    found = logits(evaluator.to_onnx(evaluation), samples, level)
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
     assert np.abs(found - expected).mean() < 0.01 * expected.std()
 
@@ -79,9 +79,9 @@ def test_exported_integers_are_the_trained_ones(trained: tuple[QatEvaluator, Eva
     assert len(set(held["stem.weight_scale"].tolist())) > 1  # one per channel
     assert held["s0_b1_depthwise.weight"].dtype == np.float32
     np.testing.assert_allclose(
-        held["stem.bias_scale"], held["image.scale"] * held["stem.weight_scale"], rtol=1e-6
+        held["stem.bias_scale"], held["input.scale"] * held["stem.weight_scale"], rtol=1e-6
     )
-    assert (held["image.zero_point"], held["stem.zero_point"], held["s0_b0_project.zero_point"]) == (
+    assert (held["input.zero_point"], held["stem.zero_point"], held["s0_b0_project.zero_point"]) == (
         0,
         0,
         128,
@@ -90,17 +90,17 @@ def test_exported_integers_are_the_trained_ones(trained: tuple[QatEvaluator, Eva
 
 def test_negative_and_vanishing_normalisation_fold_exactly() -> None:
     """γ < 0 flips the integers, γ = 0 leaves the bias alone, a large bias still fits into int32."""
-    network = Network(
-        "one", (3, 6, 6), (Layer("conv", "conv", (IMAGE,), "int8", channels=4, kernel=3, relu=True),
-                           Layer("pool", "pool", ("conv",), "int8"),
-                           Layer("classifier", "linear", ("pool",), "fp32", channels=2)),
+    network = Network.of_precisions(
+        "one", (3, 6, 6), ((Layer("conv", "conv", (INPUT,), channels=4, kernel=3, relu=True), "int8"),
+                           (Layer("pool", "pool", ("conv",)), "int8"),
+                           (Layer("classifier", "linear", ("pool",), channels=2), "fp32")),
     )  # fmt: skip
     torch.manual_seed(0)
     module = NetworkModule(network, calibration_steps=1).train()
     module.quantizing = True
-    images = torch.rand(32, 3, 6, 6)
-    module(images)
-    module(images)
+    samples = torch.rand(32, 3, 6, 6)
+    module(samples)
+    module(samples)
     norm = module.norms["conv"]
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, -1.0, 0.0, 1e-9]))
@@ -111,13 +111,13 @@ def test_negative_and_vanishing_normalisation_fold_exactly() -> None:
         == -np.sign(module.layers["conv"].quant_weight().int().numpy()[1]).sum()
     )
     with torch.no_grad():
-        expected = module(images).numpy()
-    found = logits(network_to_onnx(network, values), images.numpy(), "ORT_ENABLE_ALL")
+        expected = module(samples).numpy()
+    found = logits(network_to_onnx(network, values), samples.numpy(), "ORT_ENABLE_ALL")
     np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
-def test_same_seed_same_weights(data: ImageData) -> None:
-    evaluator = QatEvaluator(SPACE, data, epochs=1, batch=256)
+def test_same_seed_same_weights(data: LabelledData) -> None:
+    evaluator = QatEvaluator(SPACE, data, epochs=1, options=Options(batch=256))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one, same, other = (evaluator.evaluate(candidate(), seed) for seed in (1, 1, 2))
@@ -136,8 +136,8 @@ def test_saved_evaluation_loads_and_exports_the_same(
     assert evaluator.to_onnx(loaded) == evaluator.to_onnx(evaluation)
 
 
-def test_divergence_and_time_fail_the_trial_alone(data: ImageData) -> None:
+def test_divergence_and_time_fail_the_trial_alone(data: LabelledData) -> None:
     with pytest.raises(TrialFailure, match="diverged"):
-        QatEvaluator(SPACE, data, epochs=2, learning_rate=1e30).evaluate(candidate(), 0)
+        QatEvaluator(SPACE, data, epochs=2, options=Options(learning_rate=1e30)).evaluate(candidate(), 0)
     with pytest.raises(TrialFailure, match="out of time"):
         QatEvaluator(SPACE, data, epochs=2, time_limit_s=1e-6).evaluate(candidate(), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,21 @@ if TYPE_CHECKING:
 
     from hardsight.nas.screening import CostFunction
 
+_BARELY = 0.98  # of the error of guessing
+
+
+def hopeless_error(classes: int) -> float:
+    """The error from which on a network has learned nothing: all but that of guessing."""
+    return _BARELY * (1 - 1 / classes)
+
 
 def make_sampler(
-    name: str, seed: int, trials: int, costs: CostFunction | None = None, screened: int = 2000
+    name: str,
+    seed: int,
+    trials: int,
+    costs: CostFunction | None = None,
+    screened: int = 2000,
+    hopeless: float = math.inf,
 ) -> BaseSampler:
     """The sampler of that name.
 
@@ -24,6 +37,7 @@ def make_sampler(
         trials: planned; a population or a start-up phase must leave room for a few generations.
         costs: what is known of a candidate before it is evaluated; only ``screening`` asks.
         screened: how many candidates it compares for each trial.
+        hopeless: error from which on an outcome is no better than guessing; only ``screening`` asks.
 
     Raises:
         InputError: ``screening`` without costs.
@@ -38,7 +52,7 @@ def make_sampler(
 
         if costs is None:
             raise InputError("sampler 'screening' needs a cost function; give one, or name another sampler")
-        return ScreeningSampler(costs, seed, screened, start=min(start, 6))
+        return ScreeningSampler(costs, seed, screened, start=min(start, 6), hopeless=hopeless)
 
     makers: dict[str, Callable[[], BaseSampler]] = {
         "nsga2": lambda: samplers.NSGAIISampler(population_size=population, seed=seed),

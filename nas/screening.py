@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from scipy.special import ndtr
 
 from hardsight.errors import InputError
 from hardsight.nas._accuracy_model import GaussianProcess, Inputs, Kernel, likely_kernel
@@ -42,6 +43,7 @@ _GROWTH = 1.25  # more rows than last time before the hyper-parameters are chose
 _PARENTS = 16  # random candidates that stand in for a front
 _TRIES = 5  # to find something new: of a small space little may be left
 _DRAWS = 16  # of further uncertain objectives
+_SURE = 0.22  # of the model's deviation, where it says whether a candidate works: there is no noise in that
 
 
 class Known(NamedTuple):
@@ -67,8 +69,13 @@ class ScreeningSampler(BaseSampler):
 
     What it proposes follows from seed, trial number and the trials so far: a resumed study goes on as it would have.
     Trials that run are taken for finished, with the value that the model expects (the kriging believer of Ginsbourger,
-    Le Riche and Carraro 2010). Failed and pruned ones teach nothing, but are not proposed again. One that is queued or
-    was evaluated, or is the same candidate, is proposed only when nothing else is found.
+    Le Riche and Carraro 2010). Pruned ones teach nothing, but are not proposed again. One that is queued or was
+    evaluated, or is the same candidate, is proposed only when nothing else is found.
+
+    Some candidates do not work at all: their training fails, or they end no better than guessing (``hopeless``). What
+    is expected of a candidate is multiplied by the probability that it works (as constraints are in Gardner et al.,
+    "Bayesian optimization with inequality constraints", ICML 2014), which the model of the accuracy gives, too: a
+    second target on the same covariance.
 
     Args:
         costs: what is known of a candidate for free.
@@ -76,6 +83,7 @@ class ScreeningSampler(BaseSampler):
         screened: candidates compared for each trial.
         start: trials before the model is asked; they spread over the first known objective.
         space: to be searched; by default the parameters that all finished trials share, so that the first is random.
+        hopeless: value of the first unknown objective, minimised, from which on an outcome is no better than guessing.
 
     Example:
         >>> sampler = ScreeningSampler(lambda params: Known((None, params["width"] * 3.0)), seed=0)
@@ -89,6 +97,7 @@ class ScreeningSampler(BaseSampler):
         screened: int = 2000,
         start: int = 6,
         space: Mapping[str, BaseDistribution] | None = None,
+        hopeless: float = math.inf,
     ) -> None:
         if screened < 1 or start < 1:
             raise InputError(
@@ -98,6 +107,7 @@ class ScreeningSampler(BaseSampler):
         self._seed = seed
         self._screened = screened
         self._start = start
+        self._hopeless = hopeless
         self._given = None if space is None else dict(space)
         self._shared = IntersectionSearchSpace(include_pruned=True)
         self._memory: _Memory | None = None
@@ -128,7 +138,7 @@ class ScreeningSampler(BaseSampler):
         if memory is None or memory.name != study.study_name or memory.encoding.space != space:
             signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
             probes = min(_PROBES, self._screened)
-            memory = _Memory(study.study_name, Encoding(space), np.array(signs), self._costs)
+            memory = _Memory(study.study_name, Encoding(space), np.array(signs), self._costs, self._hopeless)
             memory.probe(memory.encoding.random(probes, np.random.default_rng(self._seed)))
             self._memory = memory
         return memory
@@ -144,7 +154,7 @@ class ScreeningSampler(BaseSampler):
         if (pool.broken > 0).all():
             return np.asarray(pool.rows[int(pool.broken.argmin())])
         pool = pool.of(pool.broken <= 0)
-        if len(past.values) + past.running.size < self._start or not len(past.values):
+        if past.begun < self._start or not len(past.values):
             return np.asarray(pool.rows[_spread_out(memory, past, pool, self._start)])
         gains = _gains(memory, past, pool, rng, self._seed)
         return np.asarray(pool.rows[int(gains.argmax())] if gains.max() > 0 else pool.rows[0])
@@ -191,6 +201,7 @@ class _Past(NamedTuple):
         values: ``(n, m)`` their outcomes, minimised.
         front: indices of those that no other beats, equal ones once.
         running: those without an outcome yet.
+        failed: ``(k, p)`` rows whose evaluation failed.
         known: identities that are not to be proposed again.
     """
 
@@ -198,7 +209,13 @@ class _Past(NamedTuple):
     values: FloatArray
     front: list[int]
     running: _Candidates
+    failed: FloatArray
     known: set[Hashable]
+
+    @property
+    def begun(self) -> int:
+        """Trials that teach something, now or when they are finished."""
+        return len(self.values) + self.running.size + len(self.failed)
 
 
 class _Record(NamedTuple):
@@ -219,12 +236,14 @@ class _Memory:
         encoding: of its space.
         signs: ``(m,)`` by which objectives are multiplied to be minimised.
         costs: given by the user.
+        hopeless: given by the user.
     """
 
     name: str
     encoding: Encoding
     signs: FloatArray
     costs: CostFunction
+    hopeless: float
     seen: dict[bytes, Known] = field(default_factory=dict)
     records: dict[int, _Record] = field(default_factory=dict)
     kernels: dict[tuple[int, int], Kernel] = field(default_factory=dict)
@@ -296,28 +315,36 @@ class _Memory:
 
 def _past(study: Study, trial: FrozenTrial, memory: _Memory) -> _Past:
     rows, values, running = [], [], []
+    failed: dict[Hashable, FloatArray] = {}
     known: set[Hashable] = set()
+    again: set[Hashable] = set()  # a trial that was killed and is tried anew did not fail by itself
     for other in study.get_trials(deepcopy=False):
         record = None if other.number == trial.number else memory.record(other)
         if record is None:
             continue
         known.add(record.identity)
+        if other.state != TrialState.FAIL:
+            again.add(record.identity)
         if record.broken:
             continue  # a search tells the error of guessing for what it did not train
-        if other.state == TrialState.RUNNING:
+        if other.state == TrialState.FAIL:
+            failed[record.identity] = record.row
+        elif other.state == TrialState.RUNNING:
             running.append(record.row)
         elif other.state == TrialState.COMPLETE and all(map(math.isfinite, record.values or [])):
             rows.append(record.row)
             values.append(record.values)
+    failures = [row for identity, row in failed.items() if identity not in again]
     shape = (-1, len(memory.encoding))
     outcomes = np.array(values, np.float64).reshape(-1, len(memory.signs)) * memory.signs
     now = memory.candidates(np.array(running, np.float64).reshape(shape))
-    return _Past(np.array(rows, np.float64).reshape(shape), outcomes, front_of(outcomes), now, known)
+    tried, lost = (np.array(of, np.float64).reshape(shape) for of in (rows, failures))
+    return _Past(tried, outcomes, front_of(outcomes), now, lost, known)
 
 
 def _spread_out(memory: _Memory, past: _Past, pool: _Candidates, start: int) -> int:
     """Of a slice of the candidates by their first known cost, the one that differs most from all so far."""
-    number = len(past.values) + past.running.size
+    number = past.begun
     known = ~np.isnan(pool.values).any(axis=0)
     kept = np.arange(pool.size)
     if known.any():
@@ -327,7 +354,7 @@ def _spread_out(memory: _Memory, past: _Past, pool: _Candidates, start: int) -> 
         width = 1 if place == 0 else max(1, pool.size // (2 * start))
         low = int(place * (pool.size - width))
         kept = order[low : low + width]
-    so_far = memory.encoding.features(np.concatenate([past.rows, past.running.rows]))
+    so_far = memory.encoding.features(np.concatenate([past.rows, past.running.rows, past.failed]))
     if not len(so_far):
         return int(kept[0])
     own = memory.encoding.features(pool.rows[kept])
@@ -355,10 +382,13 @@ def _gains(
     unknown = [int(i) for i in np.flatnonzero(np.isnan(memory.probes.values).any(axis=0))]
     believed = past.running.values.copy()
     guesses: dict[int, tuple[FloatArray, FloatArray, Bend]] = {}
+    works = np.ones(pool.size)
     for objective in unknown:
-        mean, sd, own, bend = _guess(memory, past, pool, objective, seed)
-        believed[:, objective] = bend.released(own)
-        guesses[objective] = mean, sd, bend
+        guess = _guess(memory, past, pool, objective, seed)
+        believed[:, objective] = guess.bend.released(guess.running)
+        guesses[objective] = guess.mean, guess.sd, guess.bend
+        if objective == unknown[0]:
+            works = guess.works
     points = np.concatenate([past.values[past.front], believed])
     front = points[front_of(points)]
     reference = _reference(past.values, front, pool)
@@ -377,30 +407,47 @@ def _gains(
         total += expected_improvement(
             mean, sd, values[:, columns[1:]], front[:, columns], reference[columns].tolist(), bend
         )
-    return total / draws
+    return np.asarray(works * total / draws)
 
 
-def _guess(
-    memory: _Memory, past: _Past, pool: _Candidates, objective: int, seed: int
-) -> tuple[FloatArray, FloatArray, FloatArray, Bend]:
-    """Of one objective on its bent scale: mean and deviation of the pool, mean of what runs, the scale."""
+class _Guess(NamedTuple):
+    """Of one objective on its bent scale.
+
+    Args:
+        mean: ``(n,)`` of the pool.
+        sd: ``(n,)`` its standard deviation.
+        works: ``(n,)`` probability that a candidate works at all.
+        running: expected of what runs.
+        bend: the scale.
+    """
+
+    mean: FloatArray
+    sd: FloatArray
+    works: FloatArray
+    running: FloatArray
+    bend: Bend
+
+
+def _guess(memory: _Memory, past: _Past, pool: _Candidates, objective: int, seed: int) -> _Guess:
     kept = _training_rows(past)
     y = past.values[kept, objective]
     bend = Bend.of(y)
-    finished = memory.candidates(past.rows[kept])
-    inputs, values = memory.inputs(finished), bend.pressed(y)
+    # to the model a failure is as bad as the worst outcome
+    rows = np.concatenate([past.rows[kept], past.failed])
+    values = np.concatenate([bend.pressed(y), np.full(len(past.failed), bend.pressed(y).max())])
+    works = np.concatenate([np.where(y < memory.hopeless, 1.0, -1.0), np.full(len(past.failed), -1.0)])
+    known = memory.candidates(rows)
+    inputs, targets = memory.inputs(known), np.stack([values, works], axis=1)
     kernel = _kernel(memory, inputs, values, objective, seed)
-    model = GaussianProcess(kernel, inputs, values)
-    believed = np.zeros(0)
+    model = GaussianProcess(kernel, inputs, targets)
+    believed = np.zeros((0, 2))
     if past.running.size:
-        running = memory.inputs(past.running)
-        believed, _ = model.predict(running)
-        both = memory.inputs(
-            _Candidates(*(np.concatenate(p) for p in zip(finished, past.running, strict=True)))
-        )
-        model = GaussianProcess(kernel, both, np.concatenate([values, believed]))
+        believed, _ = model.predict(memory.inputs(past.running))
+        both = memory.inputs(_Candidates(*(np.concatenate(p) for p in zip(known, past.running, strict=True))))
+        model = GaussianProcess(kernel, both, np.concatenate([targets, believed]))
     mean, sd = model.predict(memory.inputs(pool))
-    return mean, sd, believed, bend
+    share = ndtr(mean[:, 1] / (_SURE * sd[:, 1])) if (works < 0).any() else np.ones(pool.size)
+    return _Guess(mean[:, 0], sd[:, 0], share, believed[:, 0], bend)
 
 
 def _kernel(memory: _Memory, inputs: Inputs, values: FloatArray, objective: int, seed: int) -> Kernel:

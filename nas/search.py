@@ -19,7 +19,7 @@ from hardsight.nas.data import LabelledData, load_data
 from hardsight.nas.evaluators import AccuracyEvaluator, Evaluation, TrialFailure, get_evaluator
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.pareto import non_dominated
-from hardsight.nas.samplers import make_sampler
+from hardsight.nas.samplers import hopeless_error, make_sampler
 from hardsight.nas.spaces import SearchSpace, Task, get_space
 from hardsight.nas.study import (
     StudyFolder,
@@ -218,7 +218,12 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
     drawn = 0 if setting.job.sampler == "screening" else len(study.get_trials(deepcopy=False))
     seed = (setting.job.seed + 1_000_003 * drawn) % 2**31
     study.sampler = make_sampler(
-        setting.job.sampler, seed, setting.job.trials, _free_costs(setting), SCREENED
+        setting.job.sampler,
+        seed,
+        setting.job.trials,
+        _free_costs(setting),
+        SCREENED,
+        hopeless_error(len(setting.data.classes)),
     )
     if digest is None:
         for parameters in setting.space.anchors():

@@ -24,11 +24,13 @@ class Space:
         choices: by parameter.
         rows: each architecture's choices.
         points: ``(n, 2)`` error, a share, and cost.
+        classes: of the data that the error is of.
     """
 
     choices: dict[str, list[str]]
     rows: Sequence[tuple[str, ...]]
     points: FloatArray
+    classes: int
 
     @cached_property
     def index(self) -> dict[tuple[str, ...], int]:
@@ -87,7 +89,7 @@ def _nb201(column: str) -> Callable[[], Space]:
         )
         rows = [tuple(_operations(cell)) for cell in merged["arch_str"]]
         points = np.stack([1 - merged["cifar100_test"] / 100, merged[column] * 1e-3], axis=1)
-        return space(rows, points, "edge")
+        return space(rows, points, "edge", classes=100)
 
     return load
 
@@ -103,13 +105,13 @@ def _nas_bench_macro() -> Space:
     source = NasBenchMacro()
     frame = source.table(source.find())
     points = np.stack([1 - frame["mean_acc"] / 100, frame["flops"]], axis=1)
-    return space([tuple(arch) for arch in frame["arch"]], points, "block")
+    return space([tuple(arch) for arch in frame["arch"]], points, "block", classes=10)
 
 
-def space(rows: Sequence[tuple[str, ...]], points: FloatArray, word: str) -> Space:
+def space(rows: Sequence[tuple[str, ...]], points: FloatArray, word: str, classes: int) -> Space:
     """A space whose parameters are numbered and have whatever choices occur."""
     choices = {f"{word}_{i}": sorted(set(values)) for i, values in enumerate(zip(*rows, strict=True))}
-    return Space(choices, rows, np.asarray(points, dtype=np.float64))
+    return Space(choices, rows, np.asarray(points, dtype=np.float64), classes)
 
 
 _TABLES = (

@@ -12,7 +12,7 @@ import numpy as np
 from hardsight.datasets.journal import Journal
 from hardsight.experiments.search_efficiency.definitions import Space, Table
 from hardsight.nas.pareto import hypervolume, non_dominated
-from hardsight.nas.samplers import make_sampler
+from hardsight.nas.samplers import hopeless_error, make_sampler
 from hardsight.nas.screening import Known
 from hardsight.nas.study import quiet_optuna
 from hardsight.prediction import FloatArray
@@ -126,7 +126,7 @@ def _sampler(space: Space, name: str, seed: int, trials: int) -> Any:
     def costs(params: Mapping[str, Any]) -> Known:
         return Known((None, float(space.points[space.find(dict(params)), 1])))
 
-    return make_sampler(name, seed, trials, costs)
+    return make_sampler(name, seed, trials, costs, hopeless=hopeless_error(space.classes))
 
 
 def _trial(study: Any, space: Space) -> int:

@@ -22,7 +22,7 @@ def toy() -> Space:
     """Four choices of three; more costs more and errs less, in the last place most."""
     codes = np.array(list(itertools.product(range(3), repeat=4)))
     points = np.stack([0.9 - codes @ [0.04, 0.05, 0.06, 0.1], 1 + codes.sum(axis=1)], axis=1)
-    return definitions.space([tuple(map(str, row)) for row in codes], points, "layer")
+    return definitions.space([tuple(map(str, row)) for row in codes], points, "layer", classes=10)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def make(folder: Path, *samplers: str, seeds: int = 2) -> str:
 
 def test_front_reference_and_volume() -> None:
     points = np.array([[0.5, 1.0], [0.3, 2.0], [0.4, 2.0], [0.3, 3.0], [0.1, 3.0]])
-    space = definitions.space([("a",), ("b",), ("c",), ("d",), ("e",)], points, "x")
+    space = definitions.space([("a",), ("b",), ("c",), ("d",), ("e",)], points, "x", classes=10)
     assert space.front.tolist() == [[0.5, 1.0], [0.3, 2.0], [0.1, 3.0]]
     assert space.reference == pytest.approx([0.54, 3.2])
     assert space.volume == pytest.approx(0.04 * 2.2 + 0.2 * 1.2 + 0.2 * 0.2)
@@ -59,7 +59,7 @@ def test_front_reference_and_volume() -> None:
 
 def test_curve_grows_to_one_and_counts_needed_evaluations() -> None:
     points = np.array([[0.5, 1.0], [0.3, 2.0], [0.1, 3.0], [0.6, 4.0]])
-    space = definitions.space([("a",), ("b",), ("c",), ("d",)], points, "x")
+    space = definitions.space([("a",), ("b",), ("c",), ("d",)], points, "x", classes=10)
     found = runs.curve(space, [3, 1, 0, 2], evaluations=6)
     assert found[0] == 0
     assert (np.diff(found) >= 0).all()
@@ -95,9 +95,10 @@ def test_screening_is_told_the_cost_and_nothing_else(monkeypatch: pytest.MonkeyP
     asked = []
     original = runs.make_sampler
 
-    def spy(name, seed, trials, costs):  # type: ignore[no-untyped-def]
+    def spy(name, seed, trials, costs, hopeless):  # type: ignore[no-untyped-def]
         asked.append(costs({f"layer_{i}": "1" for i in range(4)}))
-        return original(name, seed, trials, costs)
+        assert hopeless == pytest.approx(0.98 * 0.9)
+        return original(name, seed, trials, costs, hopeless=hopeless)
 
     monkeypatch.setattr(runs, "make_sampler", spy)
     found = runs.search(toy(), "screening", 0, EVALUATIONS)
@@ -107,7 +108,7 @@ def test_screening_is_told_the_cost_and_nothing_else(monkeypatch: pytest.MonkeyP
 
 def test_a_search_that_repeats_itself_ends() -> None:
     small = toy()
-    few = Space({name: ["0", "1"] for name in small.choices}, small.rows, small.points)
+    few = Space({name: ["0", "1"] for name in small.choices}, small.rows, small.points, 10)
     found = runs.search(few, "random", 0, 17)  # of 16 there are
     assert len(found["found"]) <= 16
     assert found["trials"] == 34

@@ -21,7 +21,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState
 
 from hardsight.errors import InputError
-from hardsight.nas import search
+from hardsight.nas import screening, search
 from hardsight.nas._accuracy_model import GaussianProcess, Inputs, Kernel, likely_kernel
 from hardsight.nas._encoding import Encoding
 from hardsight.nas._improvement import Bend, expected_improvement
@@ -234,6 +234,56 @@ def test_the_first_trials_spread_over_the_cost() -> None:
     assert costs[0] < 20 < 60 < costs[2] < 90 < 105 < costs[-1]
 
 
+def dead(params: Mapping[str, Any]) -> bool:
+    """Half of all candidates, and the cheapest: what a search without a notion of failing keeps hoping for."""
+    return bool(params["layer_0"] <= 1)
+
+
+def share_of_dead(
+    sampler: ScreeningSampler, outcome: Callable[[Mapping[str, Any]], tuple[float, float]]
+) -> float:
+    study = study_of(sampler)
+    study.optimize(lambda trial: outcome(suggest(trial)), n_trials=36, catch=(ArithmeticError,))
+    return float(np.mean([dead(t.params) for t in study.trials[16:]]))
+
+
+def test_what_ends_no_better_than_guessing_is_soon_avoided() -> None:
+    def outcome(params: Mapping[str, Any]) -> tuple[float, float]:
+        return 0.9 if dead(params) else error(params), cost(params)
+
+    told = np.mean([share_of_dead(ScreeningSampler(known, s, 300, hopeless=0.89), outcome) for s in range(3)])
+    untold = np.mean([share_of_dead(ScreeningSampler(known, s, 300), outcome) for s in range(3)])
+    assert told <= 0.1
+    assert told < untold
+
+
+def test_what_fails_is_soon_avoided() -> None:
+    def outcome(params: Mapping[str, Any]) -> tuple[float, float]:
+        if dead(params):
+            raise ArithmeticError
+        return error(params), cost(params)
+
+    assert np.mean([share_of_dead(ScreeningSampler(known, s, 300), outcome) for s in range(3)]) <= 0.1
+
+
+def test_a_killed_trial_that_is_tried_again_did_not_fail() -> None:
+    def run(kill: bool) -> list[dict[str, Any]]:
+        study = study_of(ScreeningSampler(known, 0, 300))
+        study.optimize(two, n_trials=10)
+        if kill:
+            lost = study.trials[4]
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.FAIL, params=lost.params, distributions=lost.distributions
+                )
+            )
+        trials = study.get_trials()
+        rows = screening._past(study, study.ask()._cached_frozen_trial, study.sampler._memory)
+        return [dict(t.params) for t in trials[:10]] + [{"failed": len(rows.failed)}]
+
+    assert run(kill=True) == run(kill=False)
+
+
 def test_a_cost_function_for_other_objectives_is_refused() -> None:
     study = study_of(ScreeningSampler(lambda p: Known((None,)), 0, space=SPACE))
     with pytest.raises(InputError, match="1 values for 2 objectives"):
@@ -309,9 +359,9 @@ def test_the_model_learns_an_additive_function_and_knows_what_it_knows() -> None
     y = rows @ np.arange(1.0, LAYERS + 1)
     inputs = Inputs(encoding.features(rows), encoding.counts(rows), rows[:, :1], LAYERS)
     seen, values = inputs.first(60), y[:60]
-    model = GaussianProcess(likely_kernel(seen, values, rng), seen, values)
-    mean, sd = model.predict(inputs)
+    model = GaussianProcess(likely_kernel(seen, values, rng), seen, values[:, None])
+    mean, sd = (target[:, 0] for target in model.predict(inputs))
     assert np.corrcoef(mean[60:], y[60:])[0, 1] > 0.97
     assert sd[:60].mean() < sd[60:].mean()
     assert np.mean(np.abs(mean[60:] - y[60:]) < 3 * sd[60:]) > 0.9
-    assert GaussianProcess(Kernel(), seen, values).predict(inputs)[1].shape == (140,)
+    assert GaussianProcess(Kernel(), seen, values[:, None]).predict(inputs)[1].shape == (140, 1)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _SIDE = 16
 _BATCH = 64
+_CNN = (
+    (1, 16, 3, 1, 1), (16, 16, 3, 16, 1), (16, 32, 1, 1, 1), (32, 32, 3, 1, 2),
+    (32, 32, 3, 32, 1), (32, 64, 1, 1, 1), (64, 32, 3, 1, 1),
+)  # fmt: skip
+"""Convolutions: channels in and out, kernel, groups, stride."""
 
 
 def digits(seed: int) -> ImageData:
@@ -28,17 +33,14 @@ def digits(seed: int) -> ImageData:
 
 def _cnn() -> nn.Module:
     """Eight layers that differ in width, groups and reach, so that they differ in sensitivity."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
-        nn.Conv2d(16, 32, 1), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.ReLU(),
-        nn.Conv2d(32, 64, 1), nn.ReLU(),
-        nn.Conv2d(64, 32, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
+    layers: list[nn.Module] = []
+    for c_in, c_out, kernel, groups, stride in _CNN:
+        layers += [
+            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_CNN[-1][1], 10))
 
 
 def _mlp() -> nn.Module:

@@ -89,7 +89,7 @@ class LayerCosts(NamedTuple):
     def among_quantized(self, quantity: str, layer: int) -> float:
         """What a layer's last precision changes where all its neighbours are quantized as well."""
         alone = float(self.change[quantity][layer, -1])
-        return alone - sum(pair.saving[quantity] for pair in self.pairs if layer in (pair.i, pair.j))
+        return alone - float(sum(pair.saving[quantity] for pair in self.pairs if layer in (pair.i, pair.j)))
 
     def program(self, sensitivity: FloatArray, quantizer: Quantizer) -> Program:
         """The integer program; `SENSITIVITY` is one of its quantities."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hardsight.budgets import Verdict, unit_of
+from hardsight.metrics import Metric
 from hardsight.nas.mixed_precision.samples import Quality
 from hardsight.prediction import Estimate
 from hardsight.units import format_quantity
+
+_LATENCY = str(Metric.LATENCY)
 
 
 class LayerChoice(NamedTuple):
@@ -97,7 +100,7 @@ class QuantizeReport:
     @property
     def speedup(self) -> float | None:
         """Measured latency before over after; None when it was not measured."""
-        before, after = (x.measured.get("latency_s") for x in (self.tried[0], self.chosen))
+        before, after = (x.measured.get(_LATENCY) for x in (self.tried[0], self.chosen))
         return before[0] / after[0] if before and after else None
 
     def sentences(self) -> list[str]:
@@ -113,13 +116,14 @@ class QuantizeReport:
                     f"{format_quantity(verdict.excess, unit)} above the limit of "
                     f"{format_quantity(verdict.limit, unit)}."
                 )
-        counts = ", ".join(f"{n} in {precision}" for precision, n in chosen.precisions.items())
         if self.gain:
-            said.append(f"Chosen: {counts} of {len(self.layers)} layers.")
+            said.append(f"Chosen: {_counts(chosen)}.")
+        elif self.kept and len(self.tried) == 1:
+            said.append("The network keeps its budgets as it is, so nothing is quantized.")
         else:
-            said.append("No gain: the network is best left as it is.")
-        if self.speedup is not None and chosen is not self.tried[0]:
-            before, after = (x.measured["latency_s"][0] for x in (self.tried[0], chosen))
+            said.append(f"No gain: {self._proof()}; the network is best left as it is.")
+        if chosen is not self.tried[0] and self.speedup is not None:
+            before, after = (x.measured[_LATENCY][0] for x in (self.tried[0], chosen))
             said.append(
                 f"Measured: {format_quantity(before, 's')} before, {format_quantity(after, 's')} after, "
                 f"{self.speedup:.3g} times as fast."
@@ -130,6 +134,17 @@ class QuantizeReport:
             f"{100 * self.after.value:.2f} % after."
         )
         return [*said, *self.notes]
+
+    def _proof(self) -> str:
+        """The network given beside the cheapest quantized one, measured if they were."""
+        taken = all(self.aim in tried.measured for tried in self.tried)
+        costs = [t.measured[self.aim][0] if taken else t.predicted[self.aim].value for t in self.tried]
+        best = min(range(1, len(costs)), key=costs.__getitem__)
+        unit = unit_of(self.aim)
+        return (
+            f"{format_quantity(costs[0], unit)} as it is, {format_quantity(costs[best], unit)} with "
+            f"{_counts(self.tried[best])}, {'measured' if taken else 'predicted'}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, in SI units."""
@@ -156,3 +171,7 @@ class QuantizeReport:
             "quality": {"before": self.before._asdict(), "after": self.after._asdict()},
             "notes": self.sentences(),
         }
+
+
+def _counts(tried: Tried) -> str:
+    return ", ".join(f"{n} layers in {precision}" for precision, n in tried.precisions.items())

@@ -105,10 +105,12 @@ def quantize(
         kept = within_budgets(program, networks, budgets, device)
         good, gap = [kept.choice], kept.gap
     else:
-        points = trade_off(program, networks, aim)[:-1]
+        points = trade_off(program, networks, aim)
         least = validation[quantizer.finest].value - max_loss
-        fitting = [point for point in points if validation[point.choice].value >= least]
-        good, gap = [point.choice for point in fitting[:_SHORTLIST]], max((p.gap for p in points), default=0.0)
+        # uniform first: it has no conversions inside, and its prediction is the surest
+        order = dict.fromkeys([coarsest, *(point.choice for point in points)])
+        fitting = [choice for choice in order if choice != quantizer.finest and validation[choice].value >= least]
+        good, gap = fitting[:_SHORTLIST], max(point.gap for point in points)
     compared = list(dict.fromkeys([quantizer.finest, *good, *([] if good else [coarsest])]))
     taken: Mapping[Choice, Measured] = {}
     if measure:
@@ -119,8 +121,10 @@ def quantize(
             taken = measure_all(how, quantizer, compared, progress)
     best = _best([quantizer.finest, *good], aim, networks, taken)
     chosen = best
-    if (force and best == quantizer.finest and len(compared) > 1) or (budgets and not kept.kept):
-        chosen = compared[-1] if budgets else _best(compared[1:], aim, networks, taken)
+    if budgets and not kept.kept:
+        chosen = kept.choice  # the closest, which is shown but not written
+    elif force and best == quantizer.finest and len(compared) > 1:
+        chosen = min(compared[1:], key=lambda choice: _cost(choice, aim, networks, taken)[0])
     verdicts = tuple(judge(budgets or {}, networks[chosen], int(networks[chosen][SIZE].value), device))
     report = QuantizeReport(
         model=str(model) if isinstance(model, str | Path) else proto.graph.name,
@@ -156,16 +160,19 @@ def _best(
 ) -> Choice:
     """The cheapest, by measurement where there is one; the first unless another is cheaper beyond the noise."""
 
-    def cost(choice: Choice) -> tuple[float, float]:
-        if choice in measured and aim in measured[choice]:
-            return measured[choice][aim]
-        return networks[choice][aim].value, 0.0
+    found = [_cost(choice, aim, networks, measured) for choice in choices]
+    least, noise = min(found)
+    value, own = found[0]
+    return choices[0] if least >= value * (1 - noise - own) else choices[found.index((least, noise))]
 
-    least, noise = min(cost(choice) for choice in choices)
-    value, own = cost(choices[0])
-    if least >= value * (1 - noise - own):
-        return choices[0]
-    return next(choice for choice in choices if cost(choice)[0] == least)
+
+def _cost(
+    choice: Choice, aim: str, networks: WholeNetworks, measured: Mapping[Choice, Measured]
+) -> tuple[float, float]:
+    """Value and noise, measured where it was measured."""
+    if choice in measured and aim in measured[choice]:
+        return measured[choice][aim]
+    return networks[choice][aim].value, 0.0
 
 
 def _layer_choices(

@@ -82,7 +82,7 @@ def load_samples(spec: DataSpec, model: onnx.ModelProto, seed: int, folder: Path
     """
     value = _input(model)
     facts = {p.key: p.value for p in model.metadata_props}
-    images, labels, parts, offset, scale, raw_floats = _read(spec, seed, folder)
+    images, labels, parts, offset, scale, raw_floats = _read(_sized(spec, value), seed, folder)
     if "input_offset" in facts and "input_scale" in facts:
         off, by = float(facts["input_offset"]), float(facts["input_scale"])
         images = (images * scale + offset - off) / by
@@ -154,6 +154,21 @@ def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     if len(inputs[0].type.tensor_type.shape.dim) < 2:
         raise ModelError(f"input '{inputs[0].name}' has no dimension for samples; expected (samples, …)")
     return inputs[0]
+
+
+def _sized(spec: DataSpec, value: onnx.ValueInfoProto) -> DataSpec:
+    """What the spec leaves open, as the input has it: the shape of a CSV's rows, the size of pictures."""
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+    changes: dict[str, object] = {}
+    if spec.shape is None and spec.source.lower().endswith(".csv") and all(dims):
+        if len(dims) == 1:  # any grid will do, for the samples are flattened again
+            side = next((d for d in range(int(dims[0] ** 0.5), 1, -1) if dims[0] % d == 0), 0)
+            changes["shape"] = (side, dims[0] // side) if side else None
+        elif len(dims) == 3:
+            changes["shape"] = tuple(dims)
+    if len(dims) == 3 and dims[1] == dims[2] and dims[1] >= 8 and "size" not in spec.model_fields_set:
+        changes["size"] = dims[1]
+    return spec.model_copy(update=changes)
 
 
 def _read(

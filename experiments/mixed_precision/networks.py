@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from hardsight.nas.data import DataSpec, ImageData, load_data
+from hardsight.candidate import Candidate, Json
+from hardsight.nas.data import ImageData
 from hardsight.nas.evaluators.qat import QatEvaluator
 from hardsight.nas.spaces import Task, get_space
 
@@ -24,11 +26,6 @@ _CNN = (
     (32, 32, 3, 32, 1), (32, 64, 1, 1, 1), (64, 32, 3, 1, 1),
 )  # fmt: skip
 """Convolutions: channels in and out, kernel, groups, stride."""
-
-
-def digits(seed: int) -> ImageData:
-    """The data with its split."""
-    return load_data(DataSpec(), seed)
 
 
 def _cnn() -> nn.Module:
@@ -74,12 +71,18 @@ def _trained(build: Callable[[], nn.Module], data: ImageData, seed: int, epochs:
                 optimizer.step()
                 schedule.step()
     network.eval()
-    file = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix="hardsight-") as folder:
+        path = Path(folder) / "network.onnx"
+        _export(network, images[:1], path)
+        return onnx.load(path)
+
+
+def _export(network: nn.Module, image: torch.Tensor, path: Path) -> None:
+    """With a free batch dimension, so that samples run together."""
     torch.onnx.export(
-        network, (images[:1],), file, input_names=["image"], output_names=["logits"], dynamo=False,
+        network, (image,), path, input_names=["image"], output_names=["logits"], dynamo=False,
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
     )  # fmt: skip
-    return onnx.load_from_string(file.getvalue())
 
 
 def _bottlenecks(data: ImageData, seed: int, epochs: int) -> onnx.ModelProto:
@@ -87,14 +90,13 @@ def _bottlenecks(data: ImageData, seed: int, epochs: int) -> onnx.ModelProto:
     space = get_space("quant_cnn").for_task(
         Task(data.shape, len(data.classes), precisions=("fp32",)), precisions=["fp32"]
     )
-    from hardsight.candidate import Candidate
-
-    block = {"kernel": 3, "expansion": 4, "precision": "fp32"}
+    block: Json = {"kernel": 3, "expansion": 4, "precision": "fp32"}
+    stages: Json = [{"width": width, "blocks": [block, block]} for width in (16, 24, 40)]
     candidate = Candidate(
         "quant_cnn",
         {
             "channels": 1, "classes": 10, "resolution": _SIDE, "stem_width": 16, "stem_precision": "fp32",
-            "stages": [{"width": w, "blocks": [block, block]} for w in (16, 24, 40)], "head_precision": "fp32",
+            "stages": stages, "head_precision": "fp32",
         },
     )  # fmt: skip
     evaluator = QatEvaluator(space, data)  # type: ignore[arg-type]

@@ -28,7 +28,8 @@ def quantize(
         ),
     ] = "digits",
     label: Annotated[
-        str | None, typer.Option("--label", metavar="COLUMN", help="Class column of a CSV; by default the last.")
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="Class column of a CSV; by default the last."),
     ] = None,
     limits: Annotated[
         list[str] | None,
@@ -47,10 +48,13 @@ def quantize(
     level: _flags.Level = 0.9,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Write the best quantized network though it gains nothing or breaks a budget."),
+        typer.Option(
+            "--force", help="Write the best quantized network though it gains nothing or breaks a budget."
+        ),
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Measure before and after, on this machine's devices.")
+        bool,
+        typer.Option("--measure/--no-measure", help="Measure before and after, on this machine's devices."),
     ] = True,
     as_json: _flags.AsJson = False,
 ) -> None:
@@ -117,7 +121,15 @@ def _print(report: QuantizeReport) -> None:
     )
     what = report.before.what
     _show.table(
-        ("network", f"{_show.label(aim)} predicted", "upper end", "measured", "size", f"{what} (validation)", ""),
+        (
+            "network",
+            f"{_show.label(aim)} predicted",
+            "upper end",
+            "measured",
+            "size",
+            f"{what} (validation)",
+            "",
+        ),
         (_tried(tried, aim) for tried in report.tried),
         "networks compared",
     )

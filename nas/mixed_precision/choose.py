@@ -38,7 +38,9 @@ class Kept(NamedTuple):
         return max(violations(self.verdicts).values())
 
 
-def within_budgets(program: Program, networks: WholeNetworks, budgets: Mapping[str, float], device: str) -> Kept:
+def within_budgets(
+    program: Program, networks: WholeNetworks, budgets: Mapping[str, float], device: str
+) -> Kept:
     """The least sensitive choice whose whole network is predicted to keep the budgets; else the closest.
 
     What the program adds up is not the prediction of the whole network, and a budget is held against the upper end
@@ -117,9 +119,7 @@ def trade_off(program: Program, networks: WholeNetworks, quantity: str) -> list[
         points by falling sensitivity, dominated ones left out; the last one is the network as it is.
     """
     quantizer = networks.quantizer
-    gaps: dict[Choice, float] = {
-        (p,) * len(quantizer.layers): 0.0 for p in range(len(quantizer.precisions))
-    }
+    gaps: dict[Choice, float] = {(p,) * len(quantizer.layers): 0.0 for p in range(len(quantizer.precisions))}
     cheapest = solve(program, quantity)
     assert cheapest is not None, "without limits there is a choice"
     gaps[cheapest.choice] = cheapest.gap
@@ -131,7 +131,8 @@ def trade_off(program: Program, networks: WholeNetworks, quantity: str) -> list[
             gaps.setdefault(proposed.choice, proposed.gap)
     networks.predict(list(gaps))
     points = [
-        Point(choice, program.total(SENSITIVITY, choice), networks[choice], gap) for choice, gap in gaps.items()
+        Point(choice, program.total(SENSITIVITY, choice), networks[choice], gap)
+        for choice, gap in gaps.items()
     ]
     points.sort(key=lambda point: (point.sensitivity, point.costs[quantity].value))
     front: list[Point] = []

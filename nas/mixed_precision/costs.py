@@ -122,9 +122,8 @@ def layer_costs(
     both = {}
     if quantizer.converts:
         for i, j in quantizer.layers.pairs:
-            choice = list(quantizer.alone(i, n_precisions - 1))
-            choice[j] = n_precisions - 1
-            both[i, j] = tuple(choice)
+            ends = {i: n_precisions - 1, j: n_precisions - 1}
+            both[i, j] = tuple(ends.get(k, 0) for k in range(len(quantizer.layers)))
     networks.predict([quantizer.finest, *alone.values(), *both.values()], progress)
     found = tuple(quantities)
     base = {q: networks[quantizer.finest][q].value for q in found}

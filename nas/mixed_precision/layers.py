@@ -77,8 +77,8 @@ def find_layers(model: onnx.ModelProto) -> Layers:
         else:
             others.append(node)
             before[node.name] = sources
-            meetings |= {pair: None for pair in combinations(sorted(sources), 2)}
-        above |= {tensor: sources for tensor in node.output}
+            meetings |= dict.fromkeys(combinations(sorted(sources), 2))
+        above |= dict.fromkeys(node.output, sources)
     below: dict[str, frozenset[int]] = {}
     index = {name: i for i, name in enumerate(names)}
     for node in reversed(model.graph.node):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,9 +110,7 @@ def solve(
     return form.run(form.coefficients(minimise), rows, minimise, max_gap, time_limit_s)
 
 
-def closest(
-    program: Program, limits: Mapping[str, float], *, time_limit_s: float = TIME_LIMIT_S
-) -> Solution:
+def closest(program: Program, limits: Mapping[str, float], *, time_limit_s: float = TIME_LIMIT_S) -> Solution:
     """The choice whose largest excess over a limit, relative to that limit, is the least (below 0: all are kept)."""
     form = _Form(program, slack=True)
     rows = [*form.structure(), *(form.limit(q, limit) for q, limit in limits.items())]
@@ -158,16 +160,19 @@ class _Form:
             rows.append((y - ends[0] - ends[1], -1.0, np.inf))
         return rows
 
-    def _of_layer(
-        self, i: int, value: float, only: npt.NDArray[np.bool_] | None = None
-    ) -> FloatArray:
+    def _of_layer(self, i: int, value: float, only: npt.NDArray[np.bool_] | None = None) -> FloatArray:
         row = np.zeros(self.n)
         chosen = np.ones(self._precisions, dtype=bool) if only is None else only
         row[i * self._precisions : (i + 1) * self._precisions][chosen] = value
         return row
 
     def run(
-        self, objective: FloatArray, rows: Sequence[Row], minimise: str | None, max_gap: float, time_limit_s: float
+        self,
+        objective: FloatArray,
+        rows: Sequence[Row],
+        minimise: str | None,
+        max_gap: float,
+        time_limit_s: float,
     ) -> Solution | None:
         kind = np.zeros(self.n)
         kind[: self._n_x] = 1
@@ -177,13 +182,14 @@ class _Form:
             low[-1], high[-1] = -np.inf, np.inf
         matrix = csr_array(np.stack([row for row, _, _ in rows]))
         scale = 1e3 / max(float(np.abs(objective).max()), 1e-300)  # so that the relative gap is what stops it
-        answer = milp(
-            objective * scale,
-            integrality=kind,
-            bounds=Bounds(low, high),
-            constraints=LinearConstraint(matrix, [r[1] for r in rows], [r[2] for r in rows]),
-            options={"mip_rel_gap": max_gap, "time_limit": time_limit_s},
-        )
+        with _silent_stdout():
+            answer = milp(
+                objective * scale,
+                integrality=kind,
+                bounds=Bounds(low, high),
+                constraints=LinearConstraint(matrix, [r[1] for r in rows], [r[2] for r in rows]),
+                options={"mip_rel_gap": max_gap, "time_limit": time_limit_s},
+            )
         if answer.x is None:
             return None
         x = answer.x[: self._n_x].reshape(self._layers, self._precisions)
@@ -191,3 +197,24 @@ class _Form:
         gap = 0.0 if answer.mip_gap is None else float(answer.mip_gap)
         value = float(answer.x[-1]) if minimise is None else self._program.total(minimise, choice)
         return Solution(choice, value, gap)
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """HiGHS prints lines of debugging ("transformNewIntegerFeasibleSolution"), which no option of it turns off."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed already
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a descriptor is wanted)
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        with contextlib.suppress(OSError, TypeError, AttributeError):
+            ctypes.CDLL(None).fflush(None)  # what C has not written yet
+        os.dup2(kept, 1)
+        os.close(kept)

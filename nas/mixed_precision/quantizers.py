@@ -148,7 +148,9 @@ def refuse_quantized(model: onnx.ModelProto) -> None:
         ModelError: saying how many.
     """
     found = [
-        node.op_type for node in model.graph.node if "Quant" in node.op_type or node.op_type.startswith("QLinear")
+        node.op_type
+        for node in model.graph.node
+        if "Quant" in node.op_type or node.op_type.startswith("QLinear")
     ]
     if found:
         raise ModelError(

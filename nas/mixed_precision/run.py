@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hardsight.budgets import SIZE, judge
 from hardsight.device import get_device
@@ -99,7 +99,9 @@ def quantize(
 
     notes = [given.note]
     if quantizer.layers.pairs_left_out:
-        notes.append(f"{quantizer.layers.pairs_left_out} pairs of neighbours were not priced in the integer program")
+        notes.append(
+            f"{quantizer.layers.pairs_left_out} pairs of neighbours were not priced in the integer program"
+        )
     coarsest = (len(quantizer.precisions) - 1,) * len(quantizer.layers)
     if budgets:
         kept = within_budgets(program, networks, budgets, device)
@@ -109,7 +111,9 @@ def quantize(
         least = validation[quantizer.finest].value - max_loss
         # uniform first: it has no conversions inside, and its prediction is the surest
         order = dict.fromkeys([coarsest, *(point.choice for point in points)])
-        fitting = [choice for choice in order if choice != quantizer.finest and validation[choice].value >= least]
+        fitting = [
+            choice for choice in order if choice != quantizer.finest and validation[choice].value >= least
+        ]
         good, gap = fitting[:_SHORTLIST], max(point.gap for point in points)
     compared = list(dict.fromkeys([quantizer.finest, *good, *([] if good else [coarsest])]))
     taken: Mapping[Choice, Measured] = {}
@@ -151,7 +155,10 @@ def quantize(
         notes=tuple(notes),
     )
     if report.out is not None:
-        _save(proto if chosen == quantizer.finest and quantizer.converts else quantizer.quantized(chosen), report.out)
+        _save(
+            proto if chosen == quantizer.finest and quantizer.converts else quantizer.quantized(chosen),
+            report.out,
+        )
     return report
 
 
@@ -159,7 +166,6 @@ def _best(
     choices: Sequence[Choice], aim: str, networks: WholeNetworks, measured: Mapping[Choice, Measured]
 ) -> Choice:
     """The cheapest, by measurement where there is one; the first unless another is cheaper beyond the noise."""
-
     found = [_cost(choice, aim, networks, measured) for choice in choices]
     least, noise = min(found)
     value, own = found[0]
@@ -210,7 +216,7 @@ def _quantities(predicted: Sequence[str], budgets: Iterable[str] | None, device:
     for quantity in wanted:
         if quantity not in (*known, SIZE):
             raise NotSupportedError(
-                f"{quantity} on '{device}' is not predicted as a sum over layers, so precisions cannot be chosen for it; "
+                f"{quantity} on '{device}' is not predicted as a sum over layers, so no precision is chosen for it; "
                 f"give a budget on {', '.join([*known, SIZE])}"
             )
     return sorted(wanted, key=lambda quantity: quantity == SIZE)
@@ -235,7 +241,9 @@ def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(proto)
     except FileNotFoundError as error:
         missing = Path(str(error.filename or model)).name
-        raise ModelError(f"'{model}' cannot be quantized: '{missing}' does not exist; weights are needed") from error
+        raise ModelError(
+            f"'{model}' cannot be quantized: '{missing}' does not exist; weights are needed"
+        ) from error
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"'{model}' cannot be quantized: {reason}") from error
@@ -247,4 +255,6 @@ def _save(model: onnx.ModelProto, out: str) -> None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_bytes(model.SerializeToString())
     except OSError as error:
-        raise StorageError(f"cannot write '{out}': {error.strerror or error}; check path and space") from error
+        raise StorageError(
+            f"cannot write '{out}': {error.strerror or error}; check path and space"
+        ) from error

@@ -144,7 +144,9 @@ def quality(reference: Outputs, outputs: Outputs, samples: Samples, classes: int
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initializers]
+    inputs: list[onnx.ValueInfoProto] = [
+        value for value in model.graph.input if value.name not in initializers
+    ]
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         names = ", ".join(value.name for value in inputs) or "none"
         raise ModelError(

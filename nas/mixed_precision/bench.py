@@ -7,8 +7,10 @@ from functools import cached_property
 
 import onnx
 
+from hardsight.budgets import SIZE
 from hardsight.device import HOST, Device
-from hardsight.errors import BackendError, InputError
+from hardsight.errors import HardsightError
+from hardsight.metrics import Metric
 from hardsight.nas.mixed_precision.quantizers import Choice, Quantizer
 from hardsight.nas.mixed_precision.samples import Quality, Samples, is_classifier, quality
 from hardsight.nas.mixed_precision.sensitivity import Outputs, run
@@ -53,27 +55,29 @@ class Bench:
         return self._known[choice]
 
 
-def measurer(device: Device, budget_s: float) -> tuple[Measure | None, str]:
-    """What measures models on a device of this machine; else None and the reason.
+def measurer(device: Device, quantity: str, budget_s: float) -> tuple[Measure | None, str]:
+    """What measures on a device of this machine; else None and the reason. Synthesis would take minutes.
 
     Args:
         device: where.
+        quantity: what; of a size, which needs no measurement, the latency.
         budget_s: time for the repeats of one measurement.
     """
-    if device.hardware != HOST:
-        return None, f"Nothing was measured: '{device.name}' is not this machine."
     from hardsight.datasets.profilers import get_profiler
-    from hardsight.metrics import Metric
 
+    if device.hardware != HOST:
+        return None, f"nothing was measured: '{device.name}' is not this machine"
+    metric = Metric.LATENCY if quantity == SIZE else Metric(quantity)
     try:
         profiler = get_profiler(device)
         profiler.check()
-    except (InputError, BackendError) as error:
-        return None, f"Nothing was measured: {error}."
-    metrics = [m for m in (Metric.LATENCY, Metric.ENERGY) if m not in profiler.unavailable()]
+    except HardsightError as error:
+        return None, f"nothing was measured: {error}"
+    if reason := profiler.unavailable().get(metric):
+        return None, f"{metric} was not measured: {reason}"
 
     def measure(model: onnx.ModelProto) -> Mapping[str, float]:
-        return {str(m.metric): m.value for m in profiler.measure(model, device, metrics, budget_s=budget_s)}
+        return {str(m.metric): m.value for m in profiler.measure(model, device, [metric], budget_s=budget_s)}
 
     return measure, ""
 
@@ -81,16 +85,17 @@ def measurer(device: Device, budget_s: float) -> tuple[Measure | None, str]:
 def measure_all(
     measure: Measure, quantizer: Quantizer, choices: Sequence[Choice], progress: Progress | None = None
 ) -> dict[Choice, Measured]:
-    """Measure networks in turn, twice over, so that a machine that changes speed favours none."""
-    rounds: list[list[Mapping[str, float]]] = [[] for _ in choices]
+    """Measure networks in turn, round by round, so that a machine that changes speed favours none."""
+    taken: list[list[Mapping[str, float]]] = [[] for _ in choices]
+    total = _ROUNDS * len(choices)
     for again in range(_ROUNDS):
         for k, choice in enumerate(choices):
             if progress:
-                progress("measuring", again * len(choices) + k, _ROUNDS * len(choices))
-            rounds[k].append(measure(quantizer.quantized(choice)))
+                progress("measuring", again * len(choices) + k, total)
+            taken[k].append(measure(quantizer.deployed(choice)))
     if progress:
-        progress("measuring", _ROUNDS * len(choices), _ROUNDS * len(choices))
-    return {choice: _joined(taken) for choice, taken in zip(choices, rounds, strict=True)}
+        progress("measuring", total, total)
+    return {choice: _joined(each) for choice, each in zip(choices, taken, strict=True)}
 
 
 def _joined(taken: Sequence[Mapping[str, float]]) -> Measured:

@@ -69,8 +69,8 @@ class WholeNetworks:
         return [self._known[choice] for choice in choices]
 
     def graph(self, choice: Choice) -> OperatorGraph:
-        """The operators of the quantized model."""
-        return read_onnx(self.quantizer.quantized(choice))
+        """The operators of the model as it runs on the device."""
+        return read_onnx(self.quantizer.deployed(choice))
 
 
 class LayerCosts(NamedTuple):

@@ -10,10 +10,13 @@ import onnx
 from hardsight.datasets.quantize import Feeds
 from hardsight.device import Device
 from hardsight.errors import NotSupportedError
+from hardsight.nas.mixed_precision.qonnx import QonnxQuantizer
 from hardsight.nas.mixed_precision.quantizers import QdqQuantizer, Quantizer
 
 _QDQ_RUNTIMES = ("onnxruntime", "openvino")
 """Runtimes that run a QDQ file as it is, quantized layers on integers and the others in float."""
+_QONNX_RUNTIMES = ("da4ml", "nextpnr")
+"""Flows that make a circuit of a QONNX file, each layer with weights of its own width."""
 
 
 def precisions_of(device: Device) -> tuple[str, ...]:
@@ -30,14 +33,11 @@ def precisions_of(device: Device) -> tuple[str, ...]:
             f"'{device.name}' converts a float model whole, so there is no precision to choose; name the mode that "
             f"runs a file as it is: {device.hardware}/{device.runtime}/{other}"
         )
-    if len(device.precisions) < 2 or device.kind == "cpu":
-        only = device.precisions[0] if len(device.precisions) == 1 else device.mode.split("-")[0]
-        raise NotSupportedError(
-            f"'{device.name}' runs every layer in {only}, so there is no precision to choose per layer"
-        )
+    if device.runtime in _QONNX_RUNTIMES:
+        return tuple(sorted(device.precisions, key=lambda precision: -int(precision.removeprefix("int"))))
+    only = device.precisions[0] if len(device.precisions) == 1 else device.mode.split("-")[0]
     raise NotSupportedError(
-        f"'{device.name}' has {', '.join(device.precisions)}, but files for its runtime '{device.runtime}' are not "
-        f"written yet; expected one of {', '.join(_QDQ_RUNTIMES)}"
+        f"'{device.name}' runs every layer in {only}, so there is no precision to choose per layer"
     )
 
 
@@ -53,5 +53,7 @@ def make_quantizer(model: onnx.ModelProto, device: Device, samples: Sequence[Fee
         NotSupportedError: a device without a choice.
         ModelError: a model without one.
     """
-    precisions_of(device)
-    return QdqQuantizer(model, samples)
+    precisions = precisions_of(device)
+    if device.runtime in _QDQ_RUNTIMES:
+        return QdqQuantizer(model, samples)
+    return QonnxQuantizer(model, precisions, samples)

@@ -57,7 +57,11 @@ class Quantizer(ABC):
 
     @abstractmethod
     def quantized(self, choice: Choice) -> onnx.ModelProto:
-        """A model that computes what the device computes."""
+        """A model for ONNX Runtime that computes what the device computes."""
+
+    def deployed(self, choice: Choice) -> onnx.ModelProto:
+        """The model as the device's runtime takes it."""
+        return self.quantized(choice)
 
 
 class QdqQuantizer(Quantizer):

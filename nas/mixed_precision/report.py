@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hardsight.budgets import Verdict, unit_of
+from hardsight.budgets import SIZE, Verdict, unit_of
 from hardsight.metrics import Metric
 from hardsight.nas.mixed_precision.samples import Quality
 from hardsight.prediction import Estimate
@@ -98,10 +98,14 @@ class QuantizeReport:
         return next(tried for tried in self.tried if tried.chosen)
 
     @property
-    def speedup(self) -> float | None:
-        """Measured latency before over after; None when it was not measured."""
-        before, after = (x.measured.get(_LATENCY) for x in (self.tried[0], self.chosen))
+    def ratio(self) -> float | None:
+        """Measured before over after, of what judges the gain; None when it was not measured."""
+        before, after = (x.measured.get(self._judged) for x in (self.tried[0], self.chosen))
         return before[0] / after[0] if before and after else None
+
+    @property
+    def _judged(self) -> str:
+        return _LATENCY if self.aim == SIZE else self.aim
 
     def sentences(self) -> list[str]:
         """The result in words."""
@@ -122,11 +126,12 @@ class QuantizeReport:
             said.append("The network keeps its budgets as it is, so nothing is quantized.")
         else:
             said.append(f"No gain: {self._proof()}; the network is best left as it is.")
-        if chosen is not self.tried[0] and self.speedup is not None:
-            before, after = (x.measured[_LATENCY][0] for x in (self.tried[0], chosen))
+        if chosen is not self.tried[0] and self.ratio is not None:
+            unit = unit_of(self._judged)
+            before, after = (x.measured[self._judged][0] for x in (self.tried[0], chosen))
             said.append(
-                f"Measured: {format_quantity(before, 's')} before, {format_quantity(after, 's')} after, "
-                f"{self.speedup:.3g} times as fast."
+                f"Measured {self._judged}: {format_quantity(before, unit)} before, {format_quantity(after, unit)} "
+                f"after, {self.ratio:.3g} times less."
             )
         what = self.before.what
         said.append(
@@ -155,7 +160,7 @@ class QuantizeReport:
             "gain": self.gain,
             "kept": self.kept,
             "gap": self.gap,
-            "speedup": self.speedup,
+            "ratio": self.ratio,
             "out": self.out,
             "layers": [layer._asdict() for layer in self.layers],
             "tried": [

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hardsight.budgets import SIZE, judge
 from hardsight.device import get_device
 from hardsight.errors import InputError, ModelError, NotSupportedError, StorageError
+from hardsight.metrics import Metric
 from hardsight.nas.data import DataSpec
 from hardsight.nas.mixed_precision.bench import Bench, Measured, measure_all, measurer
 from hardsight.nas.mixed_precision.choose import trade_off, within_budgets
@@ -25,6 +26,11 @@ from hardsight.prediction import FloatArray
 from hardsight.progress import Progress
 
 _SHORTLIST = 3
+_ADDITIVE = (
+    Metric.LATENCY, Metric.LOGIC_CELLS, Metric.LUT, Metric.CYCLES, Metric.ENERGY, Metric.FF, Metric.DSP, Metric.TRAFFIC,
+    Metric.FLASH,
+)  # fmt: skip
+"""What adds up over layers; without budgets, the first of them that is predicted is minimised."""
 
 
 def quantize(
@@ -49,7 +55,7 @@ def quantize(
     loses at most ``max_loss`` on the validation part of the data. On this machine up to three such are measured, and
     the measurement decides. Where none is faster than the network given, that is what is delivered.
 
-    >>> quantize("net.onnx", device="host/onnxruntime/fp32-t1", data="digits").speedup  # doctest: +SKIP
+    >>> quantize("net.onnx", device="host/onnxruntime/fp32-t1", data="digits").ratio  # doctest: +SKIP
     1.8
 
     Args:
@@ -118,7 +124,7 @@ def quantize(
     compared = list(dict.fromkeys([quantizer.finest, *good, *([] if good else [coarsest])]))
     taken: Mapping[Choice, Measured] = {}
     if measure:
-        how, reason = measurer(target, budget_s)
+        how, reason = measurer(target, aim, budget_s)
         if how is None:
             notes.append(reason)
         elif len(compared) > 1:
@@ -209,9 +215,7 @@ def _quantities(predicted: Sequence[str], budgets: Iterable[str] | None, device:
     Raises:
         NotSupportedError: a budget on what does not add up over layers, or is not predicted.
     """
-    from hardsight.predictors.graphnet import ADDITIVE
-
-    known = [str(m) for m in ADDITIVE if str(m) in predicted]
+    known = [str(m) for m in _ADDITIVE if str(m) in predicted]
     wanted = list(budgets or known[:1])
     for quantity in wanted:
         if quantity not in (*known, SIZE):

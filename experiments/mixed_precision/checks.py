@@ -80,7 +80,7 @@ def drops(model: onnx.ModelProto, seed: int, *, weights_only: bool) -> list[Drop
 
 def rank(found: Sequence[Drop], of: str = "loss") -> float:
     """Spearman's rank correlation of sensitivity and true drop."""
-    return float(spearmanr([d.sensitivity for d in found], [getattr(d, of) for d in found]).statistic)
+    return _spearman([d.sensitivity for d in found], [getattr(d, of) for d in found])
 
 
 def agreement(found: Sequence[Drop]) -> float:
@@ -88,7 +88,13 @@ def agreement(found: Sequence[Drop]) -> float:
 
     No measure of sensitivity can be expected to do better than the truth agrees with itself.
     """
-    return float(spearmanr([d.halves[0] for d in found], [d.halves[1] for d in found]).statistic)
+    return _spearman([d.halves[0] for d in found], [d.halves[1] for d in found])
+
+
+def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """NaN where all of ``x`` or of ``y`` are the same, which has no rank."""
+    constant = len(set(x)) < 2 or len(set(y)) < 2
+    return float("nan") if constant else float(spearmanr(x, y).statistic)
 
 
 def _scores(model: onnx.ModelProto, part: Samples) -> tuple[float, float]:

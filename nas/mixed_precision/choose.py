@@ -12,7 +12,7 @@ from hardsight.nas.mixed_precision.program import Program, closest, solve
 from hardsight.nas.mixed_precision.quantizers import Choice
 
 _ROUNDS = 12
-_STEPS = 8
+_STEPS = 12
 
 
 class Kept(NamedTuple):

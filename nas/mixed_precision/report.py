@@ -64,9 +64,9 @@ class QuantizeReport:
         device: name.
         aim: the quantity that judges a gain.
         layers: in topological order.
-        tried: networks compared; the first is the one given.
+        tried: networks compared; the first has every layer in its finest precision: the one given, on a CPU.
         verdicts: the budgets, of the prediction for the delivered network.
-        before: quality of the network given, on the test part.
+        before: quality of the first of them, on the test part.
         after: of the delivered one.
         gap: of the integer program: how far from the least sum of sensitivities (or cost) at most.
         gain: the delivered network is quantized, and nothing shows that this does not pay.

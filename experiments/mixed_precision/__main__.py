@@ -44,13 +44,12 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for name in NAMES
     }
-    tables = {
-        "sensitivity": sensitivity_table(trained),
-        "program": program_table(trained),
-        "latency": latency_table(trained),
-    }
-    for name, table in tables.items():
-        write(arguments.readme, name, table)
+    for name, table in (
+        ("sensitivity", sensitivity_table),
+        ("program", program_table),
+        ("latency", latency_table),
+    ):
+        write(arguments.readme, name, table(trained))
 
 
 def sensitivity_table(trained: Networks) -> str:
@@ -91,9 +90,12 @@ def _range(values: Sequence[float]) -> str:
 def program_table(trained: Networks) -> str:
     """The solver against every choice there is, and its time."""
     own = [
-        checks.excess_over_brute_force(checks.trained_program(model, seed), share)
-        for (name, seed), model in trained.items()
-        if name in ("cnn", "mlp")
+        checks.excess_over_brute_force(program, share)
+        for program in (
+            checks.trained_program(model, seed)
+            for (name, seed), model in trained.items()
+            if name in ("cnn", "mlp")
+        )
         for share in SHARES
     ]
     drawn = [

@@ -1,7 +1,7 @@
 """Mixed precision of trained networks: ``python -m hardsight.experiments.mixed_precision``.
 
-Takes about seven minutes on one idle core. Writes ``experiments/mixed_precision/README.md`` when run in a checkout; adapts to
-this machine first (in ``HARDSIGHT_HOME``), where that has not been done.
+Takes about seven minutes on one idle core. Writes ``experiments/mixed_precision/README.md`` when run in a checkout;
+adapts to this machine first (in ``HARDSIGHT_HOME``), where that has not been done.
 """
 
 from __future__ import annotations

@@ -23,8 +23,39 @@ _WARNING, _FATAL = 2, 4  # ONNX Runtime's severities; the first is its default, 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants and batch normalisations, infer shapes: what `quantize_static` does first.
+
+    Args:
+        model: with its weights.
+
+    Returns:
+        a new float model, marked as prepared; one that is marked already is returned as it is.
+
+    Raises:
+        BackendError: when ONNX Runtime's quantization is not installed or fails on it.
+    """
+    if _is_prepared(model):
+        return model
+    with _reported(model.graph.name), tempfile.TemporaryDirectory(prefix="hardsight-") as folder:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        given, prepared = (Path(folder, f"{step}.onnx") for step in ("given", "prepared"))
+        onnx.save(model, given)  # handed over in memory, the model's weights would be moved out of it
+        # symbolic inference asserts on some transformers
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        result = onnx.load(prepared)
+    result.graph.name = model.graph.name
+    return result
+
+
 def quantize_static(
-    model: onnx.ModelProto, *, samples: Sequence[Feeds] | None = None, seed: int = 0
+    model: onnx.ModelProto,
+    *,
+    samples: Sequence[Feeds] | None = None,
+    seed: int = 0,
+    nodes: Sequence[str] | None = None,
+    ranges: Path | None = None,
 ) -> onnx.ModelProto:
     """Insert QuantizeLinear and DequantizeLinear around everything ONNX Runtime can run on integers.
 
@@ -36,6 +67,9 @@ def quantize_static(
         samples: inputs to calibrate with, one mapping from input name to array each. Without them one random
             input is drawn: right for costs, not for accuracy.
         seed: of that random input.
+        nodes: names of the operators to quantize, as `prepare` leaves them; None means all.
+        ranges: file that keeps what calibration found, written when it is missing; one model's many
+            quantizations then calibrate once.
 
     Returns:
         a new model in QDQ form.
@@ -44,46 +78,34 @@ def quantize_static(
         ModelError: when the model cannot be run or holds nothing to quantize.
         BackendError: when ONNX Runtime's quantization is not installed or fails on it.
     """
-    try:
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise BackendError(f"static quantization needs the package 'onnxruntime': {error}") from error
     feeds = list(samples) if samples else [random_feeds(model, seed)]
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(feeds)
-
-        def get_next(self) -> Feeds | None:
-            return next(self._left, None)
-
     name = model.graph.name
-    with tempfile.TemporaryDirectory(prefix="hardsight-") as folder, _quiet():
-        given, prepared, quantized = (
-            Path(folder, f"{step}.onnx") for step in ("given", "prepared", "quantized")
+    ready = prepare(model)
+    with _reported(name), tempfile.TemporaryDirectory(prefix="hardsight-") as folder:
+        from onnxruntime import quantization
+
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self._left = iter(feeds)
+
+            def get_next(self) -> Feeds | None:
+                return next(self._left, None)
+
+        prepared, quantized = (Path(folder, f"{step}.onnx") for step in ("prepared", "quantized"))
+        onnx.save(ready, prepared)
+        quantization.quantize_static(
+            prepared,
+            quantized,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            nodes_to_quantize=None if nodes is None else list(nodes),
+            calibration_cache_path=ranges,
         )
-        try:
-            onnx.save(model, given)  # handed over in memory, the model's weights would be moved out of it
-            # folds constants and batch normalisations; symbolic inference asserts on some transformers
-            quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            quantization.quantize_static(
-                prepared,
-                quantized,
-                Reader(),
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                calibrate_method=quantization.CalibrationMethod.MinMax,
-            )
-            result = onnx.load(quantized)
-        except Exception as error:  # whatever the runtime throws becomes the reason
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no reason given"
-            raise BackendError(
-                f"ONNX Runtime could not quantize '{name}': {type(error).__name__}: {reason}. "
-                "Measure it in float, or give a model that is quantized already"
-            ) from error
+        result = onnx.load(quantized)
     if not any(node.op_type == "QuantizeLinear" for node in result.graph.node):
         raise ModelError(f"'{name}' has no operator that ONNX Runtime quantizes; measure it in float")
     result.graph.name = name
@@ -116,6 +138,28 @@ def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, npt.NDArray
         else:
             feeds[value.name] = rng.integers(0, 2, shape).astype(dtype)
     return feeds
+
+
+def _is_prepared(model: onnx.ModelProto) -> bool:
+    return any(p.key == "onnx.quant.pre_process" for p in model.metadata_props)
+
+
+@contextlib.contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Work of ONNX Runtime's quantization without its remarks; whatever it throws becomes the reason."""
+    try:
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as error:
+        raise BackendError(f"static quantization needs the package 'onnxruntime': {error}") from error
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no reason given"
+        raise BackendError(
+            f"ONNX Runtime could not quantize '{name}': {type(error).__name__}: {reason}. "
+            "Measure it in float, or give a model that is quantized already"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hardsight.ingest import read_onnx
     from hardsight.measurement import Measurement, MeasurementTable
     from hardsight.metrics import Metric
+    from hardsight.nas.mixed_precision import QuantizeReport, quantize
     from hardsight.prediction import Estimate, ModelPrediction, Prediction
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Operator",
     "OperatorGraph",
     "Prediction",
+    "QuantizeReport",
     "adapt",
     "check",
     "compare",
@@ -50,6 +52,7 @@ __all__ = [
     "measure",
     "predict",
     "predict_many",
+    "quantize",
     "read_onnx",
 ]
 
@@ -64,6 +67,7 @@ _HOME = {
     "hardsight.ingest": ("read_onnx",),
     "hardsight.measurement": ("Measurement", "MeasurementTable"),
     "hardsight.metrics": ("Metric",),
+    "hardsight.nas.mixed_precision": ("QuantizeReport", "quantize"),
     "hardsight.prediction": ("Estimate", "ModelPrediction", "Prediction"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -19,6 +19,7 @@ from hardsight.cli import (
     kit,
     measure,
     predict,
+    quantize,
     report,
     search,
     train,
@@ -66,6 +67,7 @@ for _command in (
     train.train,
     evaluate.evaluate,
     search.search,
+    quantize.quantize,
     report.report,
     check.check,
 ):

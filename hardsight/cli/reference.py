@@ -18,6 +18,7 @@ COMMANDS = (
     ("adapt",),
     ("kit",),
     ("search",),
+    ("quantize",),
     ("report",),
     ("dataset",),
     ("dataset", "build"),

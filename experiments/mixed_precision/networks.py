@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from hardsight.candidate import Candidate, Json
-from hardsight.nas.data import ImageData
+from hardsight.nas.data import LabelledData
 from hardsight.nas.evaluators.qat import QatEvaluator
 from hardsight.nas.spaces import Task, get_space
 
@@ -51,13 +51,13 @@ def _mlp() -> nn.Module:
     )  # fmt: skip
 
 
-def _trained(build: Callable[[], nn.Module], data: ImageData, seed: int, epochs: int) -> onnx.ModelProto:
+def _trained(build: Callable[[], nn.Module], data: LabelledData, seed: int, epochs: int) -> onnx.ModelProto:
     import onnx
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-        images, labels = (torch.from_numpy(x) for x in data.part("train", _SIDE))
+        images, labels = (torch.from_numpy(x) for x in data.part("train", (1, _SIDE, _SIDE)))
         steps = epochs * (len(images) // _BATCH)
         optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
@@ -85,7 +85,7 @@ def _export(network: nn.Module, image: torch.Tensor, path: Path) -> None:
     )  # fmt: skip
 
 
-def _bottlenecks(data: ImageData, seed: int, epochs: int) -> onnx.ModelProto:
+def _bottlenecks(data: LabelledData, seed: int, epochs: int) -> onnx.ModelProto:
     """Inverted bottlenecks of the search space, all in fp32."""
     space = get_space("quant_cnn").for_task(
         Task(data.shape, len(data.classes), precisions=("fp32",)), precisions=["fp32"]
@@ -103,7 +103,7 @@ def _bottlenecks(data: ImageData, seed: int, epochs: int) -> onnx.ModelProto:
     return evaluator.to_onnx(evaluator.evaluate(candidate, seed, epochs))
 
 
-def network(name: str, data: ImageData, seed: int, epochs: int = 15) -> onnx.ModelProto:
+def network(name: str, data: LabelledData, seed: int, epochs: int = 15) -> onnx.ModelProto:
     """Train one of `NAMES`.
 
     Args:

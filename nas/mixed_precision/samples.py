@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from hardsight.nas.mixed_precision.sensitivity import Outputs
 
 _BATCH = 64
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 class Samples(NamedTuple):
@@ -84,9 +85,9 @@ def load_samples(spec: DataSpec, model: onnx.ModelProto, seed: int, folder: Path
     facts = {p.key: p.value for p in model.metadata_props}
     images, labels, parts, offset, scale, raw_floats = _read(_sized(spec, value), seed, folder)
     if "input_offset" in facts and "input_scale" in facts:
-        off, by = float(facts["input_offset"]), float(facts["input_scale"])
+        off, by = (_numbers(facts[key], images.ndim) for key in ("input_offset", "input_scale"))
         images = (images * scale + offset - off) / by
-        note = f"inputs scaled as the model's file says: (raw - {off:g}) / {by:g}"
+        note = "inputs scaled as the model's file says (input_offset, input_scale)"
     elif raw_floats:
         images = images * scale + offset
         note = "inputs fed as the file holds them"
@@ -162,12 +163,8 @@ def _sized(spec: DataSpec, value: onnx.ValueInfoProto) -> DataSpec:
     """What the spec leaves open, as the input has it: the shape of a CSV's rows, the size of pictures."""
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
     changes: dict[str, object] = {}
-    if spec.shape is None and spec.source.lower().endswith(".csv") and all(dims):
-        if len(dims) == 1:  # any grid will do, for the samples are flattened again
-            side = next((d for d in range(int(dims[0] ** 0.5), 1, -1) if dims[0] % d == 0), 0)
-            changes["shape"] = (side, dims[0] // side) if side else None
-        elif len(dims) == 3:
-            changes["shape"] = tuple(dims)
+    if spec.shape is None and spec.source.lower().endswith(".csv") and all(dims) and len(dims) in (2, 3):
+        changes["shape"] = tuple(dims)
     if len(dims) == 3 and dims[1] == dims[2] and dims[1] >= 8 and "size" not in spec.model_fields_set:
         changes["size"] = dims[1]
     return spec.model_copy(update=changes)
@@ -175,18 +172,30 @@ def _sized(spec: DataSpec, value: onnx.ValueInfoProto) -> DataSpec:
 
 def _read(
     spec: DataSpec, seed: int, folder: Path | None
-) -> tuple[Array, npt.NDArray[np.int64] | None, dict[Part, npt.NDArray[np.int64]], float, float, bool]:
+) -> tuple[Array, npt.NDArray[np.int64] | None, dict[Part, npt.NDArray[np.int64]], Array, Array, bool]:
     """Samples, labels, split, the offset and scale that were taken out, and whether raw values are meant."""
     path = (folder or Path()) / Path(spec.source).expanduser()
     if path.suffix.lower() == ".npz" and path.is_file() and (plain := _unlabelled(path)) is not None:
         order = np.random.default_rng(seed).permutation(len(plain))
         held = [round(len(order) * share) for share in (spec.validation, spec.test)]
         validation, test, train = np.split(order, np.cumsum(held))
-        return plain, None, {"train": train, "validation": validation, "test": test}, 0.0, 1.0, True
+        return (
+            plain,
+            None,
+            {"train": train, "validation": validation, "test": test},
+            np.zeros(1),
+            np.ones(1),
+            True,
+        )
     data = load_data(spec, seed, folder)
-    eight_bits = (data.offset, data.scale) == (0.0, 255.0)
+    eight_bits = data.kind == "images" and (data.offset.item(), data.scale.item()) == (0.0, 255.0)
     raw = spec.source != "digits" and not eight_bits
-    return data.images, data.labels, data.parts, data.offset, data.scale, raw
+    return data.samples, data.labels, data.parts, data.offset, data.scale, raw
+
+
+def _numbers(text: str, ndim: int) -> Array:
+    """One number, or one per channel or feature, to be broadcast to samples of so many dimensions."""
+    return np.array(json.loads(text), np.float64).reshape(-1, *[1] * (ndim - 2))
 
 
 def _unlabelled(path: Path) -> Array | None:
@@ -214,7 +223,7 @@ def _shaped(images: Array, value: onnx.ValueInfoProto, source: str) -> Array:
         wanted = [w or have for w, have in zip(wanted, images.shape[1:], strict=True)]
     square = len(wanted) == 3 and images.ndim == 4 and wanted[0] == images.shape[1] and wanted[1] == wanted[2]
     if square and list(images.shape[2:]) != wanted[1:]:
-        images = resize(images, wanted[1])
+        images = resize(images, wanted[1], wanted[2])
     if len(wanted) == 1 and not wanted[0]:
         wanted = [int(np.prod(images.shape[1:]))]
     if int(np.prod(wanted)) != int(np.prod(images.shape[1:])) or 0 in wanted:

@@ -124,7 +124,9 @@ class MeasurementTable:
     def labels_digest(self) -> str:
         """SHA-256 over the labels (32 hex digits), whatever their order."""
         columns = self.rows[["digest", "device", "metric", "value"]].itertuples(index=False)
-        return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in columns)).encode()).hexdigest()[:32]
+        return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in columns)).encode()).hexdigest()[
+            :32
+        ]
 
     def select(
         self,

@@ -1,10 +1,10 @@
 """Compare all predictors on what they never saw: ``python -m hardsight.experiments.accuracy``.
 
 Arguments choose kinds of devices (``cpu gpu npu fpga asic``), protocols (``families networks``) and predictors; all by
-default, which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``, fold by fold as they land:
-a run that was cut off goes on where it was, and with all of them there, only the tables are made again, of all that is
-kept. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one
-MLflow run for each kind and protocol.
+default, which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``, fold by fold as they
+land: a run that was cut off goes on where it was, and with all of them there, only the tables are made again, of all
+that is kept. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
+protocol.
 """
 
 from __future__ import annotations

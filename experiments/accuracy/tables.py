@@ -26,8 +26,8 @@ def pooled_table(scores: pd.DataFrame, seeds: pd.DataFrame) -> str:
         seeds: as `hardsight.predictors.evaluation.over_seeds` gives, with a column ``predictor``.
     """
     columns = (
-        "metric", "predictor", "devices", "labels", "MAPE", "over seeds", "within 10 %", "SMAPE", "R²", "Spearman", "coverage",
-        "width",
+        "metric", "predictor", "devices", "labels", "MAPE", "over seeds", "within 10 %", "SMAPE", "R²", "Spearman",
+        "coverage", "width",
     )  # fmt: skip
     of_seeds = {
         (r["metric"], r["predictor"]): f"{r['least']:.1%} to {r['most']:.1%}"
@@ -40,7 +40,8 @@ def pooled_table(scores: pd.DataFrame, seeds: pd.DataFrame) -> str:
         within, smape, coverage = (f"{mean[key]:.1%}" for key in _SHARES)
         cells = (
             f"`{metric}`", str(name), str(len(of)), f"{int(of['n'].sum()):,}", f"{mean['mape']:.1%}{range_}",
-            of_seeds.get((metric, name), "–"), within, smape, _number(mean["r2"]), _number(mean["spearman"]), coverage, f"{mean['width']:.2f}",
+            of_seeds.get((metric, name), "–"), within, smape, _number(mean["r2"]), _number(mean["spearman"]), coverage,
+            f"{mean['width']:.2f}",
         )  # fmt: skip
         rows.append((str(metric), float(mean["smape"]), cells))
     return markdown(columns, [cells for *_, cells in sorted(rows)])

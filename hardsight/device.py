@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,7 @@ def kind_of(name: str) -> Kind:
     return known.kind if known else "cpu"
 
 
+@lru_cache(maxsize=256)
 def parse_device(text: str, source: str) -> Device:
     """Validate one device file.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import defaultdict
@@ -323,7 +322,7 @@ def train(
     table = load_dataset(data)
     names = _known_predictors(predictors)
     params = {"predictors": ", ".join(names), "folds": folds, "data": str(data or "shipped"), **_seeds(names)}
-    tags = {"data_digest": table_digest(table)}
+    tags = {"data_digest": table.labels_digest}
     with tracking.track("hardsight-train", out.name, params, tags, enabled=track) as run:
         result = fit(table, names, folds=folds, progress=progress)
         save(result, table, out)
@@ -378,12 +377,6 @@ def score_records(scores: pd.DataFrame) -> list[dict[str, Any]]:
         {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
         for record in scores.to_dict(orient="records")
     ]
-
-
-def table_digest(table: MeasurementTable) -> str:
-    """SHA-256 over a table's labels (32 hex digits), whatever their order."""
-    columns = table.rows[["digest", "device", "metric", "value"]].itertuples(index=False)
-    return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in columns)).encode()).hexdigest()[:32]
 
 
 def search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +119,14 @@ class MeasurementTable:
     def digests(self) -> list[str]:
         """Every digest with a row, in order of first appearance."""
         return list(dict.fromkeys(self.rows["digest"]))
+
+    @property
+    def labels_digest(self) -> str:
+        """SHA-256 over the labels (32 hex digits), whatever their order."""
+        columns = self.rows[["digest", "device", "metric", "value"]].itertuples(index=False)
+        return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in columns)).encode()).hexdigest()[
+            :32
+        ]
 
     def select(
         self,

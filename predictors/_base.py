@@ -82,6 +82,10 @@ class Predictor(ABC):
         """Relative difficulty ``(n,)``, above zero; intervals widen in proportion. Without an opinion: ones."""
         return np.ones(len(graphs))
 
+    def member_points(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        """What each member of an ensemble, trained from a seed of its own, says alone ``(members, n)``; else none."""
+        return np.zeros((0, len(graphs)))
+
     def name_on(self, device: str) -> str:
         """The name of what answers for the device."""
         return self.name

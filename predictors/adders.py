@@ -32,7 +32,7 @@ _SUMS = {"Add", "Sub", "MaxPool", "AveragePool", "GlobalAveragePool"}
 
 def is_quantizer(op_type: str) -> bool:
     """Whether the operator is one of QONNX's: only such graphs say how wide every number is."""
-    return op_type.rpartition(".")[2] in ("Quant", "IntQuant", "BipolarQuant") and "." in op_type
+    return "." in op_type and op_type.rpartition(".")[2] in ("Quant", "IntQuant", "BipolarQuant")
 
 
 def adder_numbers(graph: OperatorGraph, consumers: Sequence[Sequence[int]]) -> FloatArray:

@@ -26,13 +26,13 @@ from hardsight.predictors.features import (
     IntArray,
 )
 from hardsight.predictors.features import SCHEMA as TOTALS_SCHEMA
-from hardsight.predictors.kernels import PATTERNS, RAW, Array, Kernels, kernels
+from hardsight.predictors.kernels import RAW, Array, Kernels, kernels
+from hardsight.predictors.patterns import PATTERNS
 
 _VERSION = 4
 SCHEMA = hashlib.sha256(repr((TOTALS_SCHEMA, RAW, PATTERNS, _VERSION)).encode()).hexdigest()[:16]
 """Changes whenever the meaning of a feature does; a saved predictor of another schema is refused."""
 
-_AT = {name: i for i, name in enumerate(RAW)}
 _QUANTIZE, _VIEW, _RECURRENT = (CATEGORIES.index(name) for name in ("quantize", "view", "recurrent"))
 
 
@@ -92,7 +92,7 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     kind = np.concatenate([g.type for g in graphs])
     starts = np.cumsum(sizes) - sizes
     edges = np.concatenate([g.edges + s for g, s in zip(graphs, starts, strict=True)], axis=1)
-    c = {name: raw[:, i] for name, i in _AT.items()}
+    c = dict(zip(RAW, np.ascontiguousarray(raw.T), strict=True))
 
     int8 = (c["in_bits"] <= 8) & (c["weight_bits"] <= 8) & (category != _QUANTIZE)
     fetches = np.where(
@@ -130,9 +130,9 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     adder = raw[:, -len(ADDER_COLUMNS) :]
     own = [
         adder * 0.1,
-        np.stack([np.log1p(np.maximum(x, 0)) for x in logs], axis=1) * 0.1,
-        np.stack(filled, axis=1),
-        np.stack(flags, axis=1),
+        np.log1p(np.maximum(np.stack(logs), 0)).T * 0.1,
+        np.stack(filled).T,
+        np.stack(flags).T,
         _one_hot(np.minimum(c["out_rank"], 5).astype(int), 6),
         _one_hot(c["operand"].astype(int), 6),
         _one_hot(c["activation"].astype(int), 7),

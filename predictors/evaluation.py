@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,15 @@ from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
 from hardsight.predictors.conformal import quantile, split_families
+from hardsight.predictors.encoding import SCHEMA
 from hardsight.predictors.scale import conformity, widened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[str, int, int], None]
+SEED = "seed "
+"""How the columns of an ensemble's members begin."""
 
 
 def out_of_family(
@@ -26,6 +31,7 @@ def out_of_family(
     folds: Sequence[Sequence[str]],
     progress: Progress | None = None,
     jobs: int = 1,
+    keep: Path | None = None,
 ) -> pd.DataFrame:
     """Predict every label by a model that saw no graph of its family.
 
@@ -35,20 +41,57 @@ def out_of_family(
         folds: groups of family names, held out together; every family in one of them.
         progress: called after each fold.
         jobs: folds to work on at once, each in a process of its own when above 1.
+        keep: folder of this predictor, where the predictions of each fold are kept as they land. A fold that is there
+            is not fitted again, unless its labels, its networks or what predictors see of a graph have changed.
 
     Returns:
-        One row per label: ``device, metric, digest, family, fold, label, value, doubt``.
+        One row per label: ``device, metric, digest, family, fold, label, value, doubt``; and ``seed 0``, ``seed 1``, …,
+        what each member says where the predictor is an ensemble.
     """
     import pandas as pd
     from joblib import Parallel, delayed
 
-    work = (delayed(_predict_fold)(make, table, fold, i) for i, fold in enumerate(folds))
+    paths = _fold_files(table, folds, keep) if keep else [None] * len(folds)
+    work = (
+        delayed(_fold)(make, table, fold, i, path)
+        for i, (fold, path) in enumerate(zip(folds, paths, strict=True))
+    )
     parts = []
-    for part in Parallel(n_jobs=jobs, return_as="generator")(work):
+    for part in Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
         parts.append(part)
         if progress:
             progress("held-out families", len(parts), len(folds))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(sorted(parts, key=lambda part: part["fold"].iloc[0]), ignore_index=True)
+
+
+def _fold_files(table: MeasurementTable, folds: Sequence[Sequence[str]], folder: Path) -> list[Path]:
+    """A file for each fold, whose name says what the predictions in it depend on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, fold in enumerate(folds):
+        held = sorted(d for d in table.digests if table.families.get(d) in set(fold))
+        tag = hashlib.sha256(repr((SCHEMA, table.labels_digest, held)).encode()).hexdigest()[:12]
+        files.append(folder / f"{i}-{tag}.parquet")
+    return files
+
+
+def _fold(
+    make: Callable[[], Predictor],
+    table: MeasurementTable,
+    fold: Sequence[str],
+    number: int,
+    path: Path | None,
+) -> pd.DataFrame:
+    """What is kept in the file, or else made and kept there."""
+    import pandas as pd
+
+    if path is None:
+        return _predict_fold(make, table, fold, number)
+    if not path.exists():
+        part = path.with_suffix(".part")
+        _predict_fold(make, table, fold, number).to_parquet(part)
+        part.replace(path)
+    return pd.read_parquet(path)
 
 
 def _predict_fold(
@@ -62,6 +105,7 @@ def _predict_fold(
     for device, metric in predictor.targets:
         graphs, label = held.labelled(device, metric)
         if graphs:
+            members = predictor.member_points(graphs, device, metric)
             parts.append(
                 pd.DataFrame(
                     {
@@ -73,10 +117,30 @@ def _predict_fold(
                         "label": label,
                         "value": predictor.point(graphs, device, metric),
                         "doubt": predictor.doubt(graphs, device, metric),
+                        **{f"{SEED}{i}": values for i, values in enumerate(members)},
                     }
                 )
             )
     return pd.concat(parts, ignore_index=True)
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Errors of the members of an ensemble, each alone: they differ in their seed.
+
+    Args:
+        frame: as `out_of_family` gives.
+
+    Returns:
+        One row per metric of an ensemble: ``metric``, and ``least`` and ``most``, the mean absolute percentage error of
+        the best and of the worst member, each the mean over devices.
+    """
+    import pandas as pd
+
+    seeds = [name for name in frame.columns if name.startswith(SEED)]
+    known = frame[frame["label"] > 0].dropna(subset=seeds)
+    errors = known[seeds].sub(known["label"], axis=0).abs().div(known["label"], axis=0)
+    means = errors.groupby([known["device"], known["metric"]]).mean().groupby("metric").mean()
+    return pd.DataFrame({"least": means.min(axis=1), "most": means.max(axis=1)}).dropna().reset_index()
 
 
 def scores_of(frame: pd.DataFrame) -> dict[tuple[str, Metric], FloatArray]:

@@ -159,12 +159,17 @@ class GraphArrays(NamedTuple):
 
 def category_of(op: Operator) -> str:
     """One of `CATEGORIES`; convolutions with one input channel per group are depthwise."""
-    kind = _CATEGORY_OF.get(op.op_type.rsplit(".", 1)[-1], "other")
+    kind = _category_of_type(op.op_type)
     if kind == "conv" and op.attributes.get("group", 1) != 1 and op.weight_shapes:
         weight = max(op.weight_shapes, key=len)
         if len(weight) > 2 and weight[1] == 1:
             return "depthwise"
     return kind
+
+
+@lru_cache(maxsize=1024)
+def _category_of_type(op_type: str) -> str:
+    return _CATEGORY_OF.get(op_type.rsplit(".", 1)[-1], "other")
 
 
 def is_int8(op: Operator) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -70,8 +70,9 @@ class GraphNetConfig:
 
 def normalised(rows: Array, mean: Array, scale: Array) -> Array:
     """Standardised features, cut off where training has seen nothing: beyond, the prior extrapolates alone."""
-    cut: Array = np.clip((rows - mean) / scale, -MAX_SIGMA, MAX_SIGMA)
-    return cut
+    cut: Array = (rows - mean) / scale
+    np.maximum(cut, -MAX_SIGMA, out=cut)
+    return np.minimum(cut, MAX_SIGMA, out=cut)
 
 
 def forward(w: Weights, rows: Array, layers: int) -> tuple[FloatArray, Array]:
@@ -81,14 +82,39 @@ def forward(w: Weights, rows: Array, layers: int) -> tuple[FloatArray, Array]:
     """
 
     def both(x: Array) -> Array:
-        h = np.maximum(normalised(x, w["mean"], w["scale"]) @ w["enter.weight"].T + w["enter.bias"], 0)
+        h = _relu(normalised(x, w["mean"], w["scale"]) @ w["enter.weight"].T, w["enter.bias"])
         for i in range(layers):
-            h = h + np.maximum(h @ w[f"middle.{i}.weight"].T + w[f"middle.{i}.bias"], 0)
+            h += _relu(h @ w[f"middle.{i}.weight"].T, w[f"middle.{i}.bias"])
         return np.concatenate([h @ w["leave.weight"].T + w["leave.bias"], h], axis=1)
 
     heads = len(w["leave.bias"])
     found = in_blocks(both, rows)
     return np.clip(found[:, :heads], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64), found[:, heads:]
+
+
+def _relu(x: Array, bias: Array) -> Array:
+    """relu(x + bias), in the place of ``x``."""
+    x += bias
+    return np.maximum(x, 0, out=x)
+
+
+@dataclass
+class _Ran:
+    """What the members make of some graphs; kept, for value, doubt and novelty are asked in a row.
+
+    Args:
+        graphs: ``n`` of them.
+        encoded: their kernels.
+        ratios: of each member, see `forward`.
+        novelty: ``(n,)``, see `hardsight.predictors.support`.
+        log_totals: ``(members, n)`` of the targets asked so far.
+    """
+
+    graphs: list[OperatorGraph]
+    encoded: Encoded
+    ratios: list[FloatArray]
+    novelty: FloatArray
+    log_totals: dict[Target, FloatArray] = field(default_factory=dict)
 
 
 class GraphNetPredictor(Predictor):
@@ -112,7 +138,7 @@ class GraphNetPredictor(Predictor):
         self.heads: list[Target] = []
         self.ties: dict[Target, Tie] = {}
         self.members: list[Weights] = []
-        self._last: tuple[list[OperatorGraph], Encoded, list[tuple[FloatArray, Array]]] | None = None
+        self._last: _Ran | None = None
 
     @property
     def targets(self) -> list[Target]:
@@ -136,42 +162,50 @@ class GraphNetPredictor(Predictor):
             self.members = [train(table, self.heads, self.config, seed) for seed in seeds]
         return self
 
-    def _run(self, graphs: Sequence[OperatorGraph]) -> tuple[Encoded, list[tuple[FloatArray, Array]]]:
-        """Kernels, and what `forward` gives for each member; kept, for value, doubt and novelty are asked in a row."""
-        kept = self._last
-        if kept is not None and kept[0] == list(graphs):  # graphs are equal where they are the same
-            return kept[1], kept[2]
+    def _run(self, graphs: Sequence[OperatorGraph]) -> _Ran:
+        if self._last is not None and self._last.graphs == list(
+            graphs
+        ):  # graphs are equal where they are the same
+            return self._last
         encoded = encode_graphs(graphs)
-        ran = [forward(w, encoded.rows, self.config.layers) for w in self.members]
-        self._last = (list(graphs), encoded, ran)
-        return encoded, ran
+        ratios, hidden = zip(
+            *(forward(w, encoded.rows, self.config.layers) for w in self.members), strict=True
+        )
+        self._last = _Ran(list(graphs), encoded, list(ratios), novelty(self.members[0], encoded, hidden[0]))
+        return self._last
 
-    def _costs(self, graphs: Sequence[OperatorGraph], target: Target) -> tuple[FloatArray, FloatArray]:
+    def _costs(self, ran: _Ran, target: Target) -> tuple[FloatArray, FloatArray]:
         """Of each kernel ``(members, v)``, and the constant of each member ``(members,)``."""
-        encoded, ran = self._run(graphs)
         to, factor = self.ties.get(target, Tie(target, 1.0))
         column = self.heads.index(to)
         costs, constants = [], []
-        for w, (ratios, _) in zip(self.members, ran, strict=True):
-            prior = encoded.priors @ w["prior"][:, column].astype(np.float64)
+        for w, ratios in zip(self.members, ran.ratios, strict=True):
+            prior = ran.encoded.priors @ w["prior"][:, column].astype(np.float64)
             costs.append(factor * prior * np.exp(ratios[:, column]))
             constants.append(factor * float(np.exp(w["constant"][column])))
         return np.stack(costs), np.array(constants)
 
     def _log_totals(self, graphs: Sequence[OperatorGraph], target: Target) -> FloatArray:
         """``(members, n)``."""
-        costs, constants = self._costs(graphs, target)
-        encoded, _ = self._run(graphs)
-        if target[1] in PEAKS:
-            totals = np.zeros((len(costs), encoded.n))
-            for total, cost in zip(totals, costs, strict=True):
-                np.maximum.at(total, encoded.owner, cost)
-        else:
-            totals = np.stack([np.bincount(encoded.owner, weights=c, minlength=encoded.n) for c in costs])
-        return np.log(totals + constants[:, None])
+        ran = self._run(graphs)
+        if target not in ran.log_totals:
+            costs, constants = self._costs(ran, target)
+            n, owner = ran.encoded.n, ran.encoded.owner
+            if target[1] in PEAKS:
+                totals = np.zeros((len(costs), n))
+                for total, cost in zip(totals, costs, strict=True):
+                    np.maximum.at(total, owner, cost)
+            else:
+                totals = np.stack([np.bincount(owner, weights=cost, minlength=n) for cost in costs])
+            ran.log_totals[target] = np.log(totals + constants[:, None])
+        return ran.log_totals[target]
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         value: FloatArray = np.exp(self._log_totals(graphs, (device, metric)).mean(axis=0))
+        return np.rint(value) if metric.integer else value
+
+    def member_points(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
+        value: FloatArray = np.exp(self._log_totals(graphs, (device, metric)))
         return np.rint(value) if metric.integer else value
 
     def doubt(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
@@ -181,14 +215,13 @@ class GraphNetPredictor(Predictor):
 
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Distance of a graph's kernels from those of training; see `hardsight.predictors.support`."""
-        encoded, ran = self._run(graphs)
-        return novelty(self.members[0], encoded, ran[0][1])
+        return self._run(graphs).novelty
 
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Mean cost over members; the graph's constant is shared out evenly, merged operators cost nothing."""
         if metric in PEAKS:
             return super().layer_costs(graph, device, metric)
-        costs, constants = self._costs([graph], (device, metric))
+        costs, constants = self._costs(self._run([graph]), (device, metric))
         layers = np.zeros(len(graph.operators))
         if costs.shape[1]:
             shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]

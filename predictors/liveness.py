@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,20 +32,17 @@ def running_order(graph: OperatorGraph, consumers: Sequence[Sequence[int]]) -> l
         roots.sort(key=lambda i: fingerprints[i])
     order: list[int] = []
     seen = [False] * len(operators)
-    for root in roots:
-        stack = [(root, 0)]
-        while stack:
-            i, at = stack.pop()
-            if at == 0 and seen[i]:
-                continue
+    stack = roots[::-1]
+    while stack:
+        i = stack.pop()
+        if i < 0:  # everything before it has run
+            order.append(~i)
+        elif not seen[i]:
             seen[i] = True
-            inputs = operators[i].inputs
-            while at < len(inputs) and (inputs[at][0] < 0 or seen[inputs[at][0]]):
-                at += 1
-            if at < len(inputs):
-                stack += [(i, at + 1), (inputs[at][0], 0)]
-            else:
-                order.append(i)
+            stack.append(~i)
+            for producer, _ in reversed(operators[i].inputs):
+                if producer >= 0 and not seen[producer]:
+                    stack.append(producer)
     return order
 
 
@@ -83,11 +81,12 @@ def live_bytes(
     operators: Sequence[Operator], order: Sequence[int], owner: Sequence[int], last: Sequence[int]
 ) -> IntArray:
     """Bytes alive while each operator runs ``(v,)``; arguments as in `lifetimes`, and what it gives."""
-    change = np.zeros(len(operators) + 2, dtype=np.int64)
+    change = [0] * (len(operators) + 2)
     for place, i in enumerate(order):
         if owner[i] == i:
-            change[place] += operators[i].bytes_out
-            change[last[i] + 1] -= operators[i].bytes_out
+            size = operators[i].bytes_out
+            change[place] += size
+            change[last[i] + 1] -= size
     live = np.zeros(len(operators), dtype=np.int64)
-    live[list(order)] = np.cumsum(change)[: len(order)]
+    live[list(order)] = list(accumulate(change[: len(order)]))
     return live

@@ -10,6 +10,7 @@ SWALLOWED = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 """Activations that a convolution or matrix product takes along."""
 
 _NUMBER = {name: i + 1 for i, name in enumerate(SWALLOWED)}
+_MERGED = {*SWALLOWED, "DequantizeLinear", "QuantizeLinear"}
 _HEAVY = {"conv", "depthwise", "matmul"}
 
 
@@ -39,8 +40,10 @@ def merge(
     merged = [False] * len(operators)
     swallowed: dict[int, int] = {}
     for i, op in enumerate(operators):
-        producer = op.inputs[0][0] if op.inputs else -1
         name = op.op_type
+        if name not in _MERGED:
+            continue
+        producer = op.inputs[0][0] if op.inputs else -1
         if name in _NUMBER:
             if producer >= 0 and kinds[producer] in _HEAVY and len(consumers[producer]) == 1:
                 merged[i] = True
@@ -49,6 +52,6 @@ def merge(
             merged[i] = bool(consumers[i]) and all(
                 operators[c].input_bits <= 8 and kinds[c] != "quantize" for c in consumers[i]
             )
-        elif name == "QuantizeLinear" and producer >= 0:
+        elif producer >= 0:
             merged[i] = operators[producer].input_bits <= 8 and operators[producer].output_bits <= 8
     return merged, swallowed

@@ -48,8 +48,16 @@ def compare(
     *,
     folds: int = FOLDS,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Leave families out, a group at a time, and compare predictors; each kind of device by itself.
+
+    Args:
+        table: labels with families.
+        names: predictors to compare.
+        folds: groups of families.
+        progress: called with what is done, how much of it, and how much there is.
+        keep: folder for the predictions of each group, ``<kind>/<predictor>/``, so that a run that was cut off goes on.
 
     Returns:
         The summary table, and per predictor its out-of-family predictions with 90 % intervals.
@@ -63,7 +71,8 @@ def compare(
         for kind, part in kinds.items():
             told = _renamed(progress, f"{name}, {kind}")
             groups = family_folds(part, folds)
-            parts.append(out_of_family(partial(make_predictor, name), part, groups, told, _jobs(name)))
+            kept = keep / kind / name if keep else None
+            parts.append(out_of_family(partial(make_predictor, name), part, groups, told, _jobs(name), kept))
         frames[name] = with_intervals(pd.concat(parts, ignore_index=True))
     rows = [summary(frame).assign(predictor=name) for name, frame in frames.items()]
     return pd.concat(rows, ignore_index=True), frames

@@ -1,9 +1,10 @@
 """Compare all predictors on what they never saw: ``python -m hardsight.experiments.accuracy``.
 
 Arguments choose kinds of devices (``cpu gpu npu fpga asic``), protocols (``families networks``) and predictors; all by
-default, which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``; with them there, only the
-tables are made again, of all that is kept. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one
-MLflow run for each kind and protocol.
+default, which takes hours on two cores. Predictions are kept as Parquet in ``runs/accuracy``, fold by fold as they
+land: a run that was cut off goes on where it was, and with all of them there, only the tables are made again, of all
+that is kept. Writes ``experiments/accuracy/README.md`` when run in a checkout, and one MLflow run for each kind and
+protocol.
 """
 
 from __future__ import annotations
@@ -72,7 +73,15 @@ def main(
 def predictions(
     table: MeasurementTable, protocol: str, folder: Path, wanted: Sequence[str]
 ) -> dict[str, pd.DataFrame]:
-    """Out-of-fold predictions by predictor: what is kept in the folder, and the wanted, made and kept there."""
+    """Out-of-fold predictions by predictor: what is kept in the folder, and the wanted, made and kept there.
+
+    Args:
+        table: labels of devices of one kind.
+        protocol: one of `PROTOCOLS`.
+        folder: ``…/<protocol>/<kind>``; predictions are kept fold by fold in a folder for each predictor, then as one
+            file.
+        wanted: names of predictors.
+    """
     import pandas as pd
 
     from hardsight.predictors import BASELINES, PREDICTORS
@@ -86,7 +95,8 @@ def predictions(
             continue
         if not path.exists():
             with progress_bars() as progress:
-                _, frames = compare(PROTOCOLS[protocol](table), (name,), progress=progress)
+                marked = PROTOCOLS[protocol](table)
+                _, frames = compare(marked, (name,), progress=progress, keep=folder.parent)
             part = path.with_suffix(".part")
             frames[name].to_parquet(part)
             part.replace(path)
@@ -105,7 +115,7 @@ def _track(
     from hardsight import jobs, tracking
 
     params = {"predictors": ", ".join(frames), "graphs": str(len(table.digests)), "protocol": protocol}
-    tags = {"data_digest": jobs.table_digest(table)}
+    tags = {"data_digest": table.labels_digest}
     with tracking.track("accuracy", f"{protocol}-{kind}", params, tags, folder=folder) as run:
         for row in jobs.score_records(scores):
             prefix = f"{row['predictor']}/{row['device']}/{row['metric']}"
@@ -122,10 +132,18 @@ def _scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([summary(frame).assign(predictor=name) for name, frame in frames.items()])
 
 
+def _seeds(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    from hardsight.predictors.evaluation import over_seeds
+
+    return pd.concat([over_seeds(frame).assign(predictor=name) for name, frame in frames.items()])
+
+
 def _write(
     readme: Path, section: str, table: MeasurementTable, frames: dict[str, pd.DataFrame], scores: pd.DataFrame
 ) -> None:
-    text = fill(readme.read_text(), section, pooled_table(scores))
+    text = fill(readme.read_text(), section, pooled_table(scores, _seeds(frames)))
     text = fill(text, f"{section}-devices", device_table(scores))
     if section.startswith("families"):
         text = fill(text, f"{section}-by-family", family_table(frames["graphnet"]))

@@ -18,20 +18,30 @@ if TYPE_CHECKING:
 _SHARES = ("within_10", "smape", "coverage")
 
 
-def pooled_table(scores: pd.DataFrame) -> str:
-    """One row per metric and predictor: means over the devices; of MAPE also the best and the worst device."""
+def pooled_table(scores: pd.DataFrame, seeds: pd.DataFrame) -> str:
+    """One row per metric and predictor: means over the devices; of MAPE also the best and the worst device.
+
+    Args:
+        scores: as `hardsight.predictors.evaluation.summary` gives, with a column ``predictor``.
+        seeds: as `hardsight.predictors.evaluation.over_seeds` gives, with a column ``predictor``.
+    """
     columns = (
-        "metric", "predictor", "devices", "labels", "MAPE", "within 10 %", "SMAPE", "R²", "Spearman", "coverage",
-        "width",
+        "metric", "predictor", "devices", "labels", "MAPE", "over seeds", "within 10 %", "SMAPE", "R²", "Spearman",
+        "coverage", "width",
     )  # fmt: skip
+    of_seeds = {
+        (r["metric"], r["predictor"]): f"{r['least']:.1%} to {r['most']:.1%}"
+        for r in seeds.to_dict(orient="records")
+    }
     rows = []
     for (metric, name), of in scores.groupby(["metric", "predictor"]):
         mean = of[["mape", "within_10", "smape", "r2", "spearman", "coverage", "width"]].mean()
         range_ = f" ({of['mape'].min():.1%} to {of['mape'].max():.1%})" if len(of) > 1 else ""
         within, smape, coverage = (f"{mean[key]:.1%}" for key in _SHARES)
         cells = (
-            f"`{metric}`", str(name), str(len(of)), f"{int(of['n'].sum()):,}", f"{mean['mape']:.1%}{range_}", within,
-            smape, _number(mean["r2"]), _number(mean["spearman"]), coverage, f"{mean['width']:.2f}",
+            f"`{metric}`", str(name), str(len(of)), f"{int(of['n'].sum()):,}", f"{mean['mape']:.1%}{range_}",
+            of_seeds.get((metric, name), "–"), within, smape, _number(mean["r2"]), _number(mean["spearman"]), coverage,
+            f"{mean['width']:.2f}",
         )  # fmt: skip
         rows.append((str(metric), float(mean["smape"]), cells))
     return markdown(columns, [cells for *_, cells in sorted(rows)])

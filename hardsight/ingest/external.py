@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -15,6 +16,15 @@ from hardsight.ingest.words import quoted
 _TINY_BYTES: Final = 1024
 
 
+@lru_cache(maxsize=1024)
+def _leaves(location: str) -> bool:
+    """Whether the path, read as any system's, is absolute or climbs; most tensors of a model name the same file."""
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    return (
+        posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
+    )
+
+
 def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
     """Refuse a location outside ``folder``; embed small integer constants, which may decide a shape.
 
@@ -25,10 +35,7 @@ def settle(tensor: TensorProto, folder: Path | None, name: str) -> None:
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    leaves = (
-        posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
-    )
+    leaves = _leaves(location)
     path = (
         folder / location if folder is not None and location and not leaves and "\0" not in location else None
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from sys import intern
 from typing import Any, Final
 
 from onnx import TensorProto
@@ -331,7 +332,7 @@ class _Lowering:
         constants = [value for value in inputs if value is not None and value.constant]
         operator = Operator(
             name=self._unique(node.name),
-            op_type=op_type,
+            op_type=intern(op_type),  # looked up and compared often
             inputs=tuple(value.source for value in activations),
             input_shapes=tuple(value.shape for value in activations),
             output_shapes=shapes,
@@ -562,9 +563,9 @@ def _kept(attrs: Mapping[str, Any], inputs: Sequence[Value | None]) -> Mapping[s
         if not _sound(key, value):
             continue
         if isinstance(value, (int, float, str)):
-            kept[key] = value
+            kept[intern(key)] = value
         elif isinstance(value, list) and len(value) <= _LONGEST_ATTRIBUTE:
-            kept[key] = tuple(value)
+            kept[intern(key)] = tuple(value)
     roles = "".join("c" if v.constant else "a" for v in inputs if v is not None)
     if "ca" in roles:  # constant - x is not x - constant
         kept["operands"] = roles

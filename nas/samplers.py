@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def make_sampler(
-    name: str, seed: int, trials: int, costs: CostFunction | None = None, screened: int = 2000
+    name: str,
+    seed: int,
+    trials: int,
+    costs: CostFunction | None = None,
+    screened: int = 2000,
+    parallel: bool = False,
 ) -> BaseSampler:
     """The sampler of that name.
 
@@ -24,6 +29,8 @@ def make_sampler(
         trials: planned; a population or a start-up phase must leave room for a few generations.
         costs: what is known of a candidate before it is evaluated; only ``screening`` asks.
         screened: how many candidates it compares for each trial.
+        parallel: whether other workers propose at the same time, so that ``tpe`` keeps away from what runs (the
+            constant liar); ``screening`` always does, and the others draw or breed from finished trials only.
 
     Raises:
         InputError: ``screening`` without costs.
@@ -43,7 +50,9 @@ def make_sampler(
     makers: dict[str, Callable[[], BaseSampler]] = {
         "nsga2": lambda: samplers.NSGAIISampler(population_size=population, seed=seed),
         "nsga3": lambda: samplers.NSGAIIISampler(population_size=population, seed=seed),
-        "tpe": lambda: samplers.TPESampler(n_startup_trials=start, multivariate=True, seed=seed),
+        "tpe": lambda: samplers.TPESampler(
+            n_startup_trials=start, multivariate=True, seed=seed, constant_liar=parallel
+        ),
         "gp": lambda: samplers.GPSampler(n_startup_trials=start, warn_independent_sampling=False, seed=seed),
         "random": lambda: samplers.RandomSampler(seed=seed),
         "screening": screening,

@@ -19,7 +19,6 @@ from hardsight.cli import (
     kit,
     measure,
     predict,
-    report,
     search,
     train,
 )
@@ -65,10 +64,9 @@ for _command in (
     kit.kit,
     train.train,
     evaluate.evaluate,
-    search.search,
-    report.report,
     check.check,
 ):
     app.command()(_command)
+app.add_typer(search.app, name="search")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(experiments.app, name="experiments")

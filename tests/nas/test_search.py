@@ -234,12 +234,19 @@ def test_report_of_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no search"):
         load_report(tmp_path)
     search(make_job(), tmp_path / "s")
-    (tmp_path / "s" / "study.db").write_bytes(b"torn" * 1000)
+    journal = tmp_path / "s" / "study.journal"
+    journal.write_bytes(b"torn\n" * 1000)
     with pytest.raises(StorageError, match=r"cannot read or write .* bring a copy"):
         load_report(tmp_path / "s")
-    (tmp_path / "s" / "study.db").write_bytes(b"")
-    with pytest.raises(StorageError, match="does not hold its study"):
+    journal.write_bytes(b"")
+    with pytest.raises(StorageError, match="does not hold the study"):
         load_report(tmp_path / "s")
+    journal.unlink()
+    with pytest.raises(StorageError, match="has a job but no study"):
+        load_report(tmp_path / "s")
+    (tmp_path / "s" / "study.db").touch()
+    with pytest.raises(StorageError, match="an older Hardsight wrote"):
+        search(make_job(), tmp_path / "s", resume=True)
     with pytest.raises(StorageError, match="is a file"):
         search(make_job(), tmp_path / "s" / "job.yaml")
 

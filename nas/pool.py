@@ -73,10 +73,11 @@ def run_workers(plan: Plan, study: optuna.Study, workers: int, progress: Progres
                 progress("search", done, plan.job.trials)
             died = pool.reap()
             if died and trials_left(study):
-                if pool.started > workers * (1 + REPLACED):
+                if max(died) > 0 or pool.started > workers * (1 + REPLACED):
                     raise BackendError(
-                        f"{pool.started} workers were started and {died[-1]} ended the last (a negative number is a "
-                        "signal; -9 is often a lack of memory); give fewer --workers, then go on with --resume"
+                        f"of {pool.started} workers that were started the last ended with exit code {died[-1]} (a "
+                        "negative number is a signal; -9 is often a lack of memory); give fewer --workers, then go "
+                        "on with --resume"
                     )
                 for _ in died:
                     pool.start()

@@ -63,9 +63,11 @@ def work(
 
     study.sampler = _sampler(setting, study, number, parallel)
     objective = _Objective(setting, study, weights)
-    while (left := trials_left(study)) > 0:
+    while True:
         if progress:
-            progress("search", setting.job.trials - left, setting.job.trials)
+            progress("search", min(len(finished(study)), setting.job.trials), setting.job.trials)
+        if not trials_left(study):
+            return
         if not _room(study):
             rescue(study)
             time.sleep(POLL_S)
@@ -75,11 +77,11 @@ def work(
         except (UpdateFinishedTrialError, ValueError) as error:
             if not _is_taken(error):
                 raise
+        except UnboundLocalError as error:  # how Optuna stumbles when the storage is away as a trial ends
+            raise error.__context__ or error from None
         except KeyboardInterrupt:
             recover(study)  # others may go on without this worker
             raise
-    if progress:
-        progress("search", min(len(finished(study)), setting.job.trials), setting.job.trials)
 
 
 def trials_left(study: optuna.Study) -> int:

@@ -85,5 +85,7 @@ def _program(name: str) -> str:
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
     found = shutil.which(name, path=os.pathsep.join([*map(str, reversed(versions)), os.environ["PATH"]]))
     if found is None:
-        raise BackendError(f"PostgreSQL's {name} is not installed; on Debian and Ubuntu: apt install postgresql")
+        raise BackendError(
+            f"PostgreSQL's {name} is not installed; on Debian and Ubuntu: apt install postgresql"
+        )
     return found

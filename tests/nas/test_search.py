@@ -26,13 +26,7 @@ from hardsight.nas.search import run_search
 from hardsight.nas.study import StudyFolder
 from hardsight.prediction import Prediction
 
-
-@pytest.fixture(autouse=True)
-def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a fake search's time: only the tests that look at pictures do it."""
-    if "page" not in request.node.name:
-        for module in ("report_figure", "report_page"):
-            monkeypatch.setattr(f"hardsight.nas.{module}.figure_png", lambda *_: b"\x89PNG")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def search(job: Job, out: Path, **arguments: object) -> SearchReport:

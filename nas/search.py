@@ -23,7 +23,7 @@ from hardsight.nas.pool import Plan, run_workers
 from hardsight.nas.spaces import NetworkSpace, SearchSpace, Task, get_space
 from hardsight.nas.storage import quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, give_up, recover
-from hardsight.nas.worker import DEADLINE, JOB, STOP, rescue, wait_for_others, work
+from hardsight.nas.worker import DEADLINE, JOB, STOP, rescue, wait_for_others, work, worker_name
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
@@ -238,7 +238,10 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
     if begun:
         check_data(setting, study, str(folder.path))
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if TrialRecord(trial).worker is None:  # killed as it began
+        if TrialRecord(trial).worker in (
+            None,
+            worker_name(),
+        ):  # killed as it began; left behind by this process
             give_up(study, trial.number)
     rescue(study)
     recover(study)

@@ -54,23 +54,21 @@ def run_workers(plan: Plan, study: optuna.Study, workers: int, progress: Progres
         plan: of each.
         study: which they work on.
         workers: how many at a time.
-        progress: called when trials have finished.
+        progress: called every now and then.
 
     Raises:
         BackendError: workers die again and again.
         HardsightError: what a worker raised.
     """
     pool = _Pool(plan)
-    done = -1
     try:
         for _ in range(workers):
             pool.start()
         while pool.active():
             time.sleep(POLL_S)
             rescue(study)
-            if progress and (now := len(finished(study))) != done:
-                done = now
-                progress("search", done, plan.job.trials)
+            if progress:
+                progress("search", min(len(finished(study)), plan.job.trials), plan.job.trials)
             died = pool.reap()
             if died and trials_left(study):
                 if max(died) > 0 or pool.started > workers * (1 + REPLACED):

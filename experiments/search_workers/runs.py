@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,14 +78,14 @@ class Killer:
         for trial in study.get_trials():
             record = TrialRecord(trial)
             if trial.state.name == "RUNNING" and record.worker and "costs" in trial.user_attrs:
-                os.kill(int(record.worker.rpartition(":")[2]), signal.SIGKILL)
-                time.sleep(0.1)
-                if (
-                    study.get_trials()[trial.number].state.name != "COMPLETE"
-                ):  # it was not done a moment before
+                process = int(record.worker.rpartition(":")[2])
+                os.kill(process, signal.SIGSTOP)  # so that it does not finish while one looks again
+                if study.get_trials()[trial.number].state.name == "RUNNING":
+                    os.kill(process, signal.SIGKILL)
                     self.killed.append(trial)
                     self._at.pop(0)
-                return
+                    return
+                os.kill(process, signal.SIGCONT)
 
     def retries(self) -> list[int]:
         """By killed trial, how many finished trials repeat it with its parameters."""

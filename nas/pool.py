@@ -66,10 +66,10 @@ def run_workers(plan: Plan, study: optuna.Study, workers: int, progress: Progres
             pool.start()
         while pool.active():
             time.sleep(POLL_S)
+            died = pool.reap()  # first: until then a dead process still has its number
             rescue(study)
             if progress:
                 progress("search", min(len(finished(study)), plan.job.trials), plan.job.trials)
-            died = pool.reap()
             if died and trials_left(study):
                 if max(died) > 0 or pool.started > workers * (1 + REPLACED):
                     raise BackendError(

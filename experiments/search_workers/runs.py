@@ -77,7 +77,8 @@ class Killer:
         study = self._folder.load(self._folder.job())
         for trial in study.get_trials():
             record = TrialRecord(trial)
-            if trial.state.name == "RUNNING" and record.worker and "costs" in trial.user_attrs:
+            new = trial.number not in [t.number for t in self.killed]
+            if new and trial.state.name == "RUNNING" and record.worker and "costs" in trial.user_attrs:
                 process = int(record.worker.rpartition(":")[2])
                 os.kill(process, signal.SIGSTOP)  # so that it does not finish while one looks again
                 if study.get_trials()[trial.number].state.name == "RUNNING":

@@ -376,7 +376,7 @@ def test_the_commands(
     capsys.readouterr()
     assert main(["search", "status", str(tmp_path / "s")]) == 0
     shown = capsys.readouterr().out
-    for words in ("3 of 3 trials finished", "Best error", "The front is verified", "1 "):
+    for words in ("3 of 3 trials finished", "Best error", "The front is verified", "s ago"):
         assert words in shown
     assert main(["search", "status", str(tmp_path / "s"), "--json"]) == 0
     assert '"wanted": 3' in capsys.readouterr().out

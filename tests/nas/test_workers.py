@@ -354,6 +354,11 @@ def test_the_proxy_serves_a_search(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as proxy:
         try:
+            for _ in range(600):
+                with socket.socket() as asked:
+                    if not asked.connect_ex(("127.0.0.1", port)):
+                        break
+                time.sleep(0.1)
             report = search(make_job(trials=4, storage=f"grpc://127.0.0.1:{port}"), tmp_path / "s")
         finally:
             proxy.terminate()

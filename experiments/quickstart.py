@@ -18,7 +18,7 @@ from rich.console import Console
 
 from hardsight import api, jobs
 from hardsight.cli import _boundary, _show
-from hardsight.cli.report import show_report
+from hardsight.cli.search import show_report
 from hardsight.progress import Progress, progress_bars
 
 if TYPE_CHECKING:

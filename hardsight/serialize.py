@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardsight.api import BudgetCheck, DeviceStatus, ModelMeasurement
     from hardsight.nas.report import SearchReport
+    from hardsight.nas.status import SearchStatus
     from hardsight.prediction import ModelPrediction
     from hardsight.predictors.adapt import AdaptReport
 
@@ -116,3 +117,8 @@ def search_record(report: SearchReport) -> Record:
         ],
         "notes": report.sentences(),
     }
+
+
+def status_record(status: SearchStatus) -> Record:
+    """How far a search is; what is not known yet is null."""
+    return {**vars(status), "folder": str(status.folder), "workers": [w._asdict() for w in status.workers]}

@@ -97,7 +97,8 @@ class Job(BaseModel):
         measure_budget_s: time to measure each of them.
         seed: of everything random.
         output: folder of the study; by default the job file's name without its ending, in the current folder.
-        storage: URL of another Optuna storage than the SQLite file in that folder.
+        storage: another Optuna storage than the journal file in that folder, for workers on other machines:
+            ``postgresql+psycopg://USER@HOST/DATABASE``, or ``grpc://HOST:PORT`` of Optuna's proxy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -186,6 +187,11 @@ class Job(BaseModel):
         mine, theirs = flat(self.resolved()), flat(other.resolved())
         keys = [key for key in dict.fromkeys([*mine, *theirs]) if key not in ("output", *EFFORT)]
         return [f"{k}: {mine.get(k)} → {theirs.get(k)}" for k in keys if mine.get(k) != theirs.get(k)]
+
+
+def shared(job: Job) -> dict[str, Any]:
+    """What a worker on another machine has to know: not where this one keeps things."""
+    return job.model_copy(update={"output": None, "storage": None}).resolved()
 
 
 def load_job(path: Path) -> Job:

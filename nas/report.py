@@ -19,14 +19,8 @@ from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.pareto import hypervolume, non_dominated
 from hardsight.nas.search import front
-from hardsight.nas.study import (
-    StudyFolder,
-    TrialRecord,
-    finished,
-    quiet_optuna,
-    storage_errors,
-    write_bytes,
-)
+from hardsight.nas.storage import quiet_optuna, storage_errors
+from hardsight.nas.study import StudyFolder, TrialRecord, finished, write_bytes
 from hardsight.prediction import Estimate, FloatArray
 from hardsight.units import format_quantity
 
@@ -268,8 +262,6 @@ def load_report(study_dir: Path) -> SearchReport:
     """
     folder = StudyFolder(Path(study_dir))
     job = folder.job()
-    if job.storage is None and not folder.database.exists():
-        raise StorageError(f"folder '{folder.path}' has a job but no study; start again with --resume")
     with quiet_optuna(), storage_errors(folder.path):
         study = folder.load(job)
         records = finished(study)

@@ -28,6 +28,7 @@ def make_sampler(
     costs: CostFunction | None = None,
     screened: int = 2000,
     hopeless: float = math.inf,
+    parallel: bool = False,
 ) -> BaseSampler:
     """The sampler of that name.
 
@@ -38,6 +39,8 @@ def make_sampler(
         costs: what is known of a candidate before it is evaluated; only ``screening`` asks.
         screened: how many candidates it compares for each trial.
         hopeless: error from which on an outcome is no better than guessing; only ``screening`` asks.
+        parallel: whether other workers propose at the same time, so that ``tpe`` keeps away from what runs (the
+            constant liar); ``screening`` always does, and the others draw or breed from finished trials only.
 
     Raises:
         InputError: ``screening`` without costs.
@@ -57,7 +60,9 @@ def make_sampler(
     makers: dict[str, Callable[[], BaseSampler]] = {
         "nsga2": lambda: samplers.NSGAIISampler(population_size=population, seed=seed),
         "nsga3": lambda: samplers.NSGAIIISampler(population_size=population, seed=seed),
-        "tpe": lambda: samplers.TPESampler(n_startup_trials=start, multivariate=True, seed=seed),
+        "tpe": lambda: samplers.TPESampler(
+            n_startup_trials=start, multivariate=True, seed=seed, constant_liar=parallel
+        ),
         "gp": lambda: samplers.GPSampler(n_startup_trials=start, warn_independent_sampling=False, seed=seed),
         "random": lambda: samplers.RandomSampler(seed=seed),
         "screening": screening,

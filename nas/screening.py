@@ -28,6 +28,7 @@ from hardsight.errors import InputError
 from hardsight.nas._accuracy_model import GaussianProcess, Inputs, Kernel, likely_kernel
 from hardsight.nas._encoding import Encoding
 from hardsight.nas._improvement import Bend, expected_improvement
+from hardsight.nas.storage import queued_params
 from hardsight.prediction import FloatArray
 
 if TYPE_CHECKING:
@@ -281,9 +282,7 @@ class _Memory:
     def record(self, trial: FrozenTrial) -> _Record | None:
         """What a trial says; None where it lacks a parameter."""
         if trial.number not in self.records:
-            params = (
-                trial.system_attrs.get("fixed_params", {}) if trial.state.name == "WAITING" else trial.params
-            )
+            params = queued_params(trial)  # also of one that waits, or has only begun
             if any(name not in params for name in self.encoding.space):
                 return None
             row = self.encoding.row(params)

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from hardsight.candidate import Candidate
 from hardsight.device import Device, get_device
 from hardsight.errors import InputError, JobError, StorageError
 from hardsight.measurement import Measurement
-from hardsight.nas.costs import CostModel, CostPredictor, violations
+from hardsight.nas.costs import CostModel, CostPredictor
 from hardsight.nas.data import LabelledData, load_data
-from hardsight.nas.evaluators import AccuracyEvaluator, Evaluation, TrialFailure, get_evaluator
-from hardsight.nas.job import ERROR, Job
+from hardsight.nas.evaluators import AccuracyEvaluator, get_evaluator
+from hardsight.nas.job import Job, shared
 from hardsight.nas.pareto import non_dominated
-from hardsight.nas.samplers import hopeless_error, make_sampler
+from hardsight.nas.pool import Plan, run_workers
 from hardsight.nas.spaces import SearchSpace, Task, get_space
-from hardsight.nas.study import (
-    StudyFolder,
-    TrialRecord,
-    finished,
-    quiet_optuna,
-    record_violations,
-    recover,
-    storage_errors,
-)
+from hardsight.nas.storage import quiet_optuna, storage_errors
+from hardsight.nas.study import StudyFolder, TrialRecord, finished, give_up, recover
+from hardsight.nas.worker import DEADLINE, JOB, STOP, rescue, wait_for_others, work, worker_name
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import optuna
 
     from hardsight.nas.report import SearchReport
-    from hardsight.nas.screening import CostFunction, Known
-
-SCREENED = 200
-"""Candidates that sampler ``screening`` compares for each trial: predicting one takes up to 20 ms, training seconds."""
 
 Measure = Callable[[Path, Device], list[Measurement]]
 """Measures an ONNX file on a device of this machine."""
@@ -133,6 +123,7 @@ def run_search(
     out_dir: Path | None = None,
     resume: bool = False,
     *,
+    workers: int = 1,
     progress: Progress | None = None,
     predictor: CostPredictor | None = None,
     evaluator: AccuracyEvaluator | None = None,
@@ -149,9 +140,10 @@ def run_search(
         job: what to search for.
         out_dir: folder of the study; the job's ``output`` by default.
         resume: go on in a folder that holds this job's study; a folder without one is started.
+        workers: processes on this machine that try candidates; others may join (`hardsight.nas.join.join_search`).
         progress: called with what is done, how much of it, and how much there is.
-        predictor: instead of the device's own.
-        evaluator: instead of the one that the job names.
+        predictor: instead of the device's own; with several workers one that can be pickled.
+        evaluator: as the predictor, instead of the one that the job names.
         measure: instead of this machine's profiler.
         track: opens the experiment tracker's run, once nothing is left to refuse the job for.
 
@@ -160,11 +152,14 @@ def run_search(
 
     Raises:
         InputError: a job or data that cannot be used.
-        StorageError: a folder that holds another search, a full disk, a torn database.
+        StorageError: a folder that holds another search, a full disk, a torn journal, a database that is away.
+        BackendError: workers that die again and again.
     """
     from hardsight.nas.report import write_report
     from hardsight.nas.verify import verify_front
 
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot search; give 1 or more")
     folder = StudyFolder(Path(out_dir or job.output or "search"))
     if folder.exists and resume:
         folder.check_same(job)
@@ -179,7 +174,11 @@ def run_search(
         report = None
         try:
             with track(setting, folder.path) if track else nullcontext() as run:
-                _optimize(setting, folder, study, progress)
+                if workers == 1:
+                    work(setting, study, folder.weights, progress=progress)
+                else:
+                    run_workers(Plan(job, folder.path, predictor, evaluator), study, workers, progress)
+                wait_for_others(study)
                 verify_front(setting, folder, front(finished(study)), measure, progress)
                 report = write_report(folder.path)
                 if run is not None:
@@ -205,131 +204,64 @@ def front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     )
 
 
-def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
-    study = folder.open(setting.job)
-    digest = study.user_attrs.get("data_sha256")
-    if digest not in (None, setting.data.digest):
+def check_data(setting: Setting, study: optuna.Study, name: str) -> None:
+    """Refuse to go on with other data than those that the search began with.
+
+    Args:
+        setting: with the data.
+        study: that has begun.
+        name: of the study, for the message.
+
+    Raises:
+        InputError: they differ.
+    """
+    if study.user_attrs["data_sha256"] != setting.data.digest:
         raise InputError(
-            f"the data set '{setting.data.name}' has changed since the search in '{folder.path}' began; "
+            f"the data set '{setting.data.name}' has changed since the search '{name}' began; "
             "bring the old data back, or name another folder as 'output'"
         )
+
+
+def first_costs(setting: Setting) -> dict[str, float]:
+    """What is predicted for the space's first anchor: another machine has to predict the same."""
+    import optuna
+
+    anchors = setting.space.anchors()[:1]
+    found = [setting.costs(setting.space.suggest(optuna.trial.FixedTrial(dict(a)))) for a in anchors]
+    return {name: estimate.value for costs in found for name, estimate in costs.items()}
+
+
+def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
+    """The study, ready for workers: with what they need to know, and whatever was interrupted in its queue."""
+    from optuna.trial import TrialState
+
+    job, study = setting.job, folder.open(setting.job)
+    begun = "data_sha256" in study.user_attrs
+    if begun:
+        check_data(setting, study, str(folder.path))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if TrialRecord(trial).worker in (
+            None,
+            worker_name(),
+        ):  # killed as it began; left behind by this process
+            give_up(study, trial.number)
+    rescue(study)
     recover(study)
-    # a resumed search must not draw the numbers of its first trials again; screening draws by trial number
-    drawn = 0 if setting.job.sampler == "screening" else len(study.get_trials(deepcopy=False))
-    seed = (setting.job.seed + 1_000_003 * drawn) % 2**31
-    study.sampler = make_sampler(
-        setting.job.sampler,
-        seed,
-        setting.job.trials,
-        _free_costs(setting),
-        SCREENED,
-        hopeless_error(len(setting.data.classes)),
-    )
-    if digest is None:
+    facts = {JOB: shared(job), STOP: False, DEADLINE: time.time() + job.timeout if job.timeout else None}
+    if not begun:
         for parameters in setting.space.anchors():
             study.enqueue_trial(dict(parameters), skip_if_exists=True)
-        facts = {
+        facts |= {
+            "first_costs": first_costs(setting),
             "data_name": setting.data.name,
             "data_shape": list(setting.data.shape),
             "data_classes": list(setting.data.classes),
             "data_samples": {part: len(chosen) for part, chosen in setting.data.parts.items()},
             "data_sha256": setting.data.digest,
         }
-        for key, value in facts.items():
-            study.set_user_attr(key, value)
+    for key, value in facts.items():
+        study.set_user_attr(key, value)
     return study
-
-
-def _free_costs(setting: Setting) -> CostFunction:
-    """What a sampler may know of a candidate before it is trained."""
-
-    def known(params: Mapping[str, Any]) -> Known:
-        import optuna
-
-        from hardsight.nas.screening import Known
-
-        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(params)))
-        costs = setting.costs(candidate)
-        values = tuple(None if name == ERROR else costs[name].value for name in setting.job.objectives)
-        broken = violations(setting.costs.verdicts(costs))
-        return Known(values, tuple(broken.values()), candidate.digest)
-
-    return known
-
-
-def _optimize(setting: Setting, folder: StudyFolder, study: optuna.Study, progress: Progress | None) -> None:
-    total = setting.job.trials
-    done = len(finished(study))
-
-    def tell(study: optuna.Study, trial: Any) -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress("search", done, total)
-
-    if progress:
-        progress("search", done, total)
-    if done >= total:
-        return
-    study.optimize(
-        _Objective(setting, folder, study),
-        n_trials=total - done,
-        timeout=setting.job.timeout,
-        catch=(TrialFailure,),
-        callbacks=[tell],
-    )
-
-
-class _Objective:
-    """Cost first: only what may keep the budget, and was not seen before, is trained."""
-
-    def __init__(self, setting: Setting, folder: StudyFolder, study: optuna.Study) -> None:
-        self._setting = setting
-        self._folder = folder
-        self._study = study
-
-    def __call__(self, trial: optuna.Trial) -> list[float]:
-        setting = self._setting
-        candidate = setting.space.suggest(trial)
-        trial.set_user_attr("candidate", candidate.to_json())
-        costs = setting.costs(candidate)
-        trial.set_user_attr("costs", {name: list(estimate) for name, estimate in costs.items()})
-        broken = violations(setting.costs.verdicts(costs))
-        record_violations(trial, broken)
-        if any(v > 0 for v in broken.values()):
-            error = 1 - 1 / len(setting.data.classes)  # that of guessing: the network was not trained
-        else:
-            error = 1 - self._accuracy(trial, candidate)
-        known = {ERROR: error, **{name: estimate.value for name, estimate in costs.items()}}
-        return [known[name] for name in setting.job.objectives]
-
-    def _accuracy(self, trial: optuna.Trial, candidate: Candidate) -> float:
-        accuracy = self._seen(candidate)
-        trial.set_user_attr("reused", accuracy is not None)
-        if accuracy is None:
-            evaluation = self._train(trial, candidate)
-            evaluation.save(self._folder.weights / f"{candidate.digest}.safetensors")
-            accuracy = evaluation.accuracy
-            trial.set_user_attr("train_s", evaluation.duration_s)
-        trial.set_user_attr("accuracy", accuracy)
-        return accuracy
-
-    def _train(self, trial: optuna.Trial, candidate: Candidate) -> Evaluation:
-        try:
-            return self._setting.evaluator.evaluate(candidate, self._setting.job.seed)
-        except TrialFailure as failure:
-            trial.set_user_attr("failure", str(failure))
-            raise
-
-    def _seen(self, candidate: Candidate) -> float | None:
-        for record in finished(self._study):
-            if (
-                record.complete
-                and record.accuracy is not None
-                and record.candidate.digest == candidate.digest
-            ):
-                return record.accuracy
-        return None
 
 
 def _track(report: SearchReport, folder: StudyFolder, run: Tracker) -> None:

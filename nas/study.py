@@ -1,4 +1,4 @@
-"""A search's folder: an Optuna study in a database file, the job, weights, the front, the report."""
+"""A search's folder: an Optuna study in a journal file, the job, weights, the front, the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +17,18 @@ import yaml
 from hardsight.candidate import Candidate
 from hardsight.errors import JobError, StorageError
 from hardsight.nas.job import Job, parse_job
+from hardsight.nas.storage import (
+    MAX_RETRIES,
+    open_storage,
+    queued_params,
+    quiet_optuna,
+    storage_errors,
+)
 from hardsight.prediction import Estimate
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-_QUEUED = "fixed_params"  # where Optuna keeps what `enqueue_trial` was given
 
 
 class StudyFolder:
@@ -45,7 +49,7 @@ class StudyFolder:
         self.path = path
         self.name_file = path / "study-name"
         self.job_file = path / "job.yaml"
-        self.database = path / "study.db"
+        self.journal = path / "study.journal"
         self.weights = path / "weights"
         self.front = path / "front"
         self.front_file = path / "front.json"
@@ -109,14 +113,14 @@ class StudyFolder:
         """The study, made on first use.
 
         Raises:
-            StorageError: when the database is torn or out of reach.
+            StorageError: when the journal or the database is torn or out of reach.
         """
         import optuna
 
         with quiet_optuna(), storage_errors(self.path):
             return optuna.create_study(
-                storage=self._url(job),
-                study_name=self._name(),
+                storage=open_storage(self._where(job)),
+                study_name=self.study_name,
                 directions=["minimize"] * len(job.objectives),
                 load_if_exists=True,
             )
@@ -125,23 +129,25 @@ class StudyFolder:
         """The study, which must be there: looking makes none.
 
         Raises:
-            StorageError: when the database holds none of that name, is torn or out of reach.
+            StorageError: when the journal or the database holds none of that name, is torn or out of reach.
         """
-        import optuna
+        where = self._where(job)
+        if isinstance(where, Path) and not where.exists():
+            raise StorageError(f"folder '{self.path}' has a job but no study; start again with --resume")
+        with storage_errors(self.path):
+            return load_study(where, self.study_name)
 
-        with quiet_optuna(), storage_errors(self.path):
-            try:
-                return optuna.load_study(storage=self._url(job), study_name=self._name())
-            except KeyError as error:
-                raise StorageError(
-                    f"the database of the search in '{self.path}' does not hold its study '{self._name()}'; bring "
-                    "the old one back, or start again with --resume"
-                ) from error
+    def _where(self, job: Job) -> str | Path:
+        if job.storage is None and not self.journal.exists() and (self.path / "study.db").exists():
+            raise StorageError(
+                f"'{self.path}' holds a 'study.db', which an older Hardsight wrote and this one does not read; name "
+                "another folder as 'output'"
+            )
+        return job.storage or self.journal
 
-    def _url(self, job: Job) -> str:
-        return job.storage or f"sqlite:///{self.database}"
-
-    def _name(self) -> str:
+    @property
+    def study_name(self) -> str:
+        """By which the storage knows the study."""
         return self.name_file.read_text().strip()
 
     @contextlib.contextmanager
@@ -204,8 +210,24 @@ class TrialRecord:
 
     @property
     def failure(self) -> str | None:
+        """Why a trial counts as done without a result; None also for one that was interrupted."""
+        if self.trial.state.name != "FAIL":
+            return None
         value = self.trial.user_attrs.get("failure")
+        deaths = 1 + len(self.trial.system_attrs.get("retry_history", ()))
+        if value is None and deaths > MAX_RETRIES:
+            return f"its worker died {deaths} times"
         return None if value is None else str(value)
+
+    @property
+    def worker(self) -> str | None:
+        """Machine and process that works or worked on it."""
+        return self.trial.user_attrs.get("worker")
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that the job asked for: finished, or it will be."""
+        return self.trial.state.name != "FAIL" or self.failure is not None
 
     @property
     def violations(self) -> dict[str, float]:
@@ -236,61 +258,50 @@ def finished(study: optuna.Study) -> list[TrialRecord]:
     return [r for r in records if r.complete or r.failure is not None]
 
 
-def recover(study: optuna.Study) -> int:
-    """Put trials that were interrupted (killed, disk full) back into the queue; returns how many."""
+def give_up(study: optuna.Study, number: int) -> FrozenTrial | None:
+    """End a running trial whose worker is gone, to be counted for nothing; None where another was faster."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    trials = study.get_trials()
-    lost = [t for t in trials if t.state is TrialState.FAIL and t.params and TrialRecord(t).failure is None]
+    try:
+        return study.tell(number, state=TrialState.FAIL)
+    except (ValueError, UpdateFinishedTrialError):
+        return None
+
+
+def recover(study: optuna.Study) -> int:
+    """Put trials that were interrupted (Ctrl-C, disk full) back into the queue; returns how many."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     waiting = [
         t
-        for t in lost
-        if not any(o.number > t.number and o.system_attrs.get(_QUEUED) == t.params for o in trials)
+        for t in trials
+        if queued_params(t)
+        and not TrialRecord(t).counts
+        and t.number not in retried
+        and not any(o.number > t.number and queued_params(o) == queued_params(t) for o in trials)
     ]
     for trial in waiting:
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(queued_params(trial))
     return len(waiting)
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk or a database throws into a StorageError that says how to go on."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+def load_study(where: str | Path, name: str) -> optuna.Study:
+    """A study that must be there.
 
-    try:
-        yield
-    except StorageError:
-        raise
-    except (OSError, StorageInternalError, SQLAlchemyError, EOFError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-        first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        torn = isinstance(cause, DatabaseError) and not isinstance(cause, OperationalError)
-        advice = (
-            "bring a copy of the database back, or search in another folder"
-            if torn
-            else "free space or fix the permissions, then go on with --resume"
-        )
-        raise StorageError(
-            f"the search in '{path}' cannot read or write its files: {first_line}; {advice}"
-        ) from error
-
-
-@contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """No log line per trial and no notices about experimental samplers; put back afterwards."""
+    Raises:
+        StorageError: when the storage holds none of that name.
+    """
     import optuna
 
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
+    with quiet_optuna():
+        try:
+            return optuna.load_study(storage=open_storage(where), study_name=name)
+        except KeyError as error:
+            raise StorageError(
+                f"'{where}' does not hold the study '{name}'; bring the old storage back, or start again "
+                "with --resume"
+            ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from hardsight.experiments.search_efficiency.definitions import Space, Table
 from hardsight.nas.pareto import hypervolume, non_dominated
 from hardsight.nas.samplers import hopeless_error, make_sampler
 from hardsight.nas.screening import Known
-from hardsight.nas.study import quiet_optuna
+from hardsight.nas.storage import quiet_optuna
 from hardsight.prediction import FloatArray
 from hardsight.progress import Progress
 

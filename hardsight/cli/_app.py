@@ -20,7 +20,6 @@ from hardsight.cli import (
     measure,
     predict,
     quantize,
-    report,
     search,
     train,
 )
@@ -66,11 +65,10 @@ for _command in (
     kit.kit,
     train.train,
     evaluate.evaluate,
-    search.search,
     quantize.quantize,
-    report.report,
     check.check,
 ):
     app.command()(_command)
+app.add_typer(search.app, name="search")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(experiments.app, name="experiments")

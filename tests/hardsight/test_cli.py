@@ -184,7 +184,7 @@ def test_check_of_a_bad_model_is_not_a_broken_budget(model: Path, fake_predictor
         (["adapt", "--here", "--measurements", "x"], 2, "either"),
         (["adapt", "--measurements", "x"], 2, "cannot read measurements from x"),
         (["search", "nojob.yaml"], 2, "nojob.yaml"),
-        (["report", "nostudy"], 6, "nostudy"),
+        (["search", "report", "nostudy"], 6, "nostudy"),
         (["dataset", "info", "--data", "nodata"], 2, "'nodata' is no data set"),
         (["evaluate", "--predictor", "nope", "--data", "nodata"], 2, "nodata"),
         (["frobnicate"], 2, "frobnicate"),

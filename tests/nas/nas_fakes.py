@@ -14,6 +14,7 @@ import onnx
 from hardsight.candidate import Candidate
 from hardsight.datasets.weights import fill_weights
 from hardsight.device import Device
+from hardsight.errors import StorageError
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import Measurement
 from hardsight.metrics import Metric
@@ -67,6 +68,13 @@ class FakeEvaluator(AccuracyEvaluator):
 
     def predict(self, evaluation: Evaluation, part: str) -> npt.NDArray[Any]:
         return np.zeros((len(load_data(DataSpec(limit=200), evaluation.seed).parts["test"]), 10))
+
+
+class FullDisk(FakeEvaluator):
+    """Cannot write."""
+
+    def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
+        raise StorageError("disk full")
 
 
 def fake_measure(path: Path, device: Device) -> list[Measurement]:

@@ -21,7 +21,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState
 
 from hardsight.errors import InputError
-from hardsight.nas import screening, search
+from hardsight.nas import screening, search, worker
 from hardsight.nas._accuracy_model import GaussianProcess, Inputs, Kernel, likely_kernel
 from hardsight.nas._encoding import Encoding
 from hardsight.nas._improvement import Bend, expected_improvement
@@ -297,13 +297,13 @@ def test_a_cost_function_for_other_objectives_is_refused() -> None:
 def test_a_search_proposes_only_what_keeps_the_limit_and_trains_no_network_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "SCREENED", 8)
+    monkeypatch.setattr(worker, "SCREENED", 8)
     job = make_job(sampler="screening", trials=6, constraints={"latency_s": "60us"})
     evaluator = FakeEvaluator()
     setting, folder = search.prepare(job, FakePredictor(), evaluator), StudyFolder(tmp_path)
     folder.create(job)
     study = search._open(setting, folder)
-    search._optimize(setting, folder, study, None)
+    worker.work(setting, study, folder.weights)
     assert len(evaluator.calls) == len(set(evaluator.calls)) == len(study.trials) == 6
 
 

@@ -26,13 +26,7 @@ from hardsight.nas.search import run_search
 from hardsight.nas.study import StudyFolder
 from hardsight.prediction import Prediction
 
-
-@pytest.fixture(autouse=True)
-def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a fake search's time: only the tests that look at pictures do it."""
-    if "page" not in request.node.name:
-        for module in ("report_figure", "report_page"):
-            monkeypatch.setattr(f"hardsight.nas.{module}.figure_png", lambda *_: b"\x89PNG")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def search(job: Job, out: Path, **arguments: object) -> SearchReport:
@@ -234,12 +228,19 @@ def test_report_of_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no search"):
         load_report(tmp_path)
     search(make_job(), tmp_path / "s")
-    (tmp_path / "s" / "study.db").write_bytes(b"torn" * 1000)
+    journal = tmp_path / "s" / "study.journal"
+    journal.write_bytes(b"torn\n" * 1000)
     with pytest.raises(StorageError, match=r"cannot read or write .* bring a copy"):
         load_report(tmp_path / "s")
-    (tmp_path / "s" / "study.db").write_bytes(b"")
-    with pytest.raises(StorageError, match="does not hold its study"):
+    journal.write_bytes(b"")
+    with pytest.raises(StorageError, match="does not hold the study"):
         load_report(tmp_path / "s")
+    journal.unlink()
+    with pytest.raises(StorageError, match="has a job but no study"):
+        load_report(tmp_path / "s")
+    (tmp_path / "s" / "study.db").touch()
+    with pytest.raises(StorageError, match="an older Hardsight wrote"):
+        search(make_job(), tmp_path / "s", resume=True)
     with pytest.raises(StorageError, match="is a file"):
         search(make_job(), tmp_path / "s" / "job.yaml")
 

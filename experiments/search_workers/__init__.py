@@ -1,0 +1,1 @@
+"""Four workers on PostgreSQL, two of them killed, against one."""

@@ -38,7 +38,7 @@ class Plan:
     budget: int = 20
     learned: int = 5
     rounds: int = 5
-    sure: float = 0.5
+    sure: float = 0.2
     evaluations: int = 100
 
 

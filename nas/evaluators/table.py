@@ -71,7 +71,7 @@ class AccuracyTable:
 
 
 class TableEvaluator(AccuracyEvaluator):
-    """Looks accuracies up in the public table of NAS-Bench-201 or NAS-Bench-Macro; nothing is trained, no data is needed.
+    """Looks accuracies up in the table of NAS-Bench-201 or NAS-Bench-Macro: no training, no data.
 
     Neither table keeps a part for validation back. Of NAS-Bench-201 (NATS-Bench, 200 epochs, mean of the seeds) the
     search and the report have the same number, which therefore flatters what was found. Of NAS-Bench-Macro's three
@@ -138,8 +138,8 @@ class TableEvaluator(AccuracyEvaluator):
 def _table(options: Options, job: Job) -> AccuracyTable:
     if job.space.name not in _READERS:
         raise JobError(
-            f"evaluator 'table' knows the accuracies of {' and '.join(_READERS)}, not of space '{job.space.name}'; name "
-            "one of these, or another evaluator"
+            f"evaluator 'table' knows the accuracies of {' and '.join(_READERS)}, not of space '{job.space.name}'; "
+            "name one of these, or another evaluator"
         )
     folder = None if options.folder is None else Path(options.folder).expanduser()
     return _READERS[job.space.name](folder, options.dataset)

@@ -9,9 +9,7 @@ from hardsight.experiments.nb201_search.device import TableDevice
 from hardsight.prediction import FloatArray
 
 
-def deliver(
-    device: TableDevice, accuracy: FloatArray, limits: FloatArray, until: int | None = None
-) -> list[int | None]:
+def deliver(device: TableDevice, accuracy: FloatArray, limits: FloatArray) -> list[int | None]:
     """For each limit the most accurate architecture that was measured and keeps it; None where none does.
 
     Measured next is the architecture that is expected to raise the accuracies of the answers most: the sum over
@@ -23,11 +21,9 @@ def deliver(
         device: that was learned; its remaining budget is used.
         accuracy: ``(l, n)`` what is known to each limit's search; NaN where it is not known.
         limits: ``(l,)`` in the unit of the device's costs.
-        until: measurements in total after which it ends; by default the device's budget.
     """
     known = np.nan_to_num(accuracy, nan=-np.inf)
-    until = device.budget if until is None else until
-    while len(device.measured) < until:
+    while device.left:
         gain = _gains(device, known, limits)
         gain[device.indices] = 0.0
         if gain.max() <= 0:

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from hardsight.experiments.nb201_search.delivery import deliver
 from hardsight.experiments.nb201_search.device import TableDevice
-from hardsight.experiments.nb201_search.searching import Search
+from hardsight.experiments.nb201_search.searching import search
 from hardsight.prediction import FloatArray
 from hardsight.predictors.few_shot.tables import Tables, Task
 
@@ -29,17 +29,15 @@ class Plan:
 
     Args:
         budget: measurements of the device in total, for all its limits together.
-        learned: of these, before the searches begin.
-        rounds: of searching and measuring; each has an equal share of what is left of both.
+        learned: of these, before the searches; the others verify what is to be delivered.
         sure: probability of keeping its limit with which a candidate is evaluated.
         evaluations: of the accuracy, in each search.
     """
 
     budget: int = 20
     learned: int = 5
-    rounds: int = 5
-    sure: float = 0.2
-    evaluations: int = 100
+    sure: float = 0.5
+    evaluations: int = 50
 
 
 @dataclass(frozen=True)
@@ -72,22 +70,16 @@ def answer(
     space, truth = world.tables.space(task), world.tables.costs(task, device)
     target = TableDevice(space, truth, plan.budget)
     target.learn(plan.learned, np.random.default_rng([0, draw]))
-    known = np.full((len(limits_ms), len(space)), np.nan)
-    delivered: list[int | None] = []
-    if sampler == EVERYTHING:
-        known[:] = world.accuracy
-        delivered = deliver(target, known, np.array(limits_ms))
-    else:
-        error = 1 - world.accuracy / 100
-        searches = [Search(space, error, sampler, plan.evaluations, draw) for _ in limits_ms]
-        for done in range(1, plan.rounds + 1):
-            believed = target.posterior()
-            upper = np.exp(believed.mean + ndtri(plan.sure) * np.hypot(believed.sd, believed.noise))
-            for row, limit, search in zip(known, limits_ms, searches, strict=True):
-                search.go_on(upper / limit - 1, plan.evaluations * done // plan.rounds)
-                row[search.evaluated] = world.accuracy[search.evaluated]
-            until = plan.learned + (plan.budget - plan.learned) * done // plan.rounds
-            delivered = deliver(target, known, np.array(limits_ms), until)
+    believed, limits = target.posterior(), np.array(limits_ms, np.float64)
+    likely = np.exp(believed.mean + ndtri(plan.sure) * np.hypot(believed.sd, believed.noise))
+    known = np.full((len(limits), len(space)), np.nan)
+    for row, limit in zip(known, limits, strict=True):
+        found = np.arange(len(space))
+        if sampler != EVERYTHING:
+            error = 1 - world.accuracy / 100
+            found = search(space, error, likely / limit - 1, sampler, plan.evaluations, draw)
+        row[found] = world.accuracy[found]
+    delivered = deliver(target, known, limits)
     return [
         {
             "device": device,

@@ -1,4 +1,4 @@
-"""A search under a limit, whose beliefs about costs may be corrected on the way."""
+"""One search under a limit: which architectures a sampler had evaluated, in order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _LIMIT = 50  # trials for each evaluation at most: a sampler that finds nothing 
 _CONSTRAINT = "latency_s"
 
 
-class Search:
-    """An Optuna study on a table; the error is minimised.
+def search(
+    space: Space, error: FloatArray, violation: FloatArray, sampler: str, evaluations: int, seed: int
+) -> IntArray:
+    """Ask a sampler until so many architectures were evaluated, or it finds no more.
 
     As in `hardsight.nas.search`: what is predicted to break the limit is not evaluated and has the error of guessing,
     and one that was evaluated before is free.
@@ -27,61 +29,36 @@ class Search:
     Args:
         space: to be searched.
         error: ``(n,)`` true error of each architecture, a share.
+        violation: ``(n,)`` part of the limit by which the prediction exceeds it; at most 0 keeps it.
         sampler: a name of `hardsight.nas.samplers`.
-        evaluations: of the error, planned in total.
+        evaluations: of the error.
         seed: of the sampler.
     """
+    import optuna
 
-    def __init__(self, space: Space, error: FloatArray, sampler: str, evaluations: int, seed: int) -> None:
-        import optuna
+    index = {tuple(row): i for i, row in enumerate(space.codes.tolist())}
+    numbers = [{value: i for i, value in enumerate(values)} for values in space.values]
 
-        self._space, self._error = space, error
-        self._guessing = float(error.max())
-        self._made = sampler, seed, evaluations
-        self._index = {tuple(row): i for i, row in enumerate(space.codes.tolist())}
-        self._numbers = [{value: i for i, value in enumerate(values)} for values in space.values]
-        self._evaluated: dict[int, None] = {}
-        with quiet_optuna():
-            self._study = optuna.create_study()
+    def find(params: Mapping[str, Any]) -> int:
+        return index[tuple(of[params[name]] for of, name in zip(numbers, space.columns, strict=True))]
 
-    @property
-    def evaluated(self) -> IntArray:
-        """Architectures in order."""
-        return np.array(list(self._evaluated), np.int64)
+    def costs(params: Mapping[str, Any]) -> Known:
+        found = find(params)
+        return Known((None,), (float(violation[found]),), found)
 
-    def go_on(self, violation: FloatArray, until: int) -> None:
-        """Ask the sampler until so many architectures were evaluated in total, or it finds no more.
-
-        Args:
-            violation: ``(n,)`` part of the limit by which the prediction exceeds it; at most 0 keeps it.
-            until: evaluations, those before included.
-        """
-
-        def costs(params: Mapping[str, Any]) -> Known:
-            found = self._find(params)
-            return Known((None,), (float(violation[found]),), found)
-
-        name, seed, planned = self._made
-        trials = len(self._study.get_trials(deepcopy=False))
-        # as a resumed search: no number is drawn twice; screening draws by trial number
-        seed = seed if name == "screening" else (seed + 1_000_003 * trials) % 2**31
-        with quiet_optuna():
-            self._study.sampler = make_sampler(name, seed, planned, costs)
-            for _ in range(_LIMIT * until):
-                if len(self._evaluated) >= until:
-                    break
-                self._trial(violation)
-
-    def _trial(self, violation: FloatArray) -> None:
-        trial, space = self._study.ask(), self._space
-        choices = zip(space.columns, space.values, strict=True)
-        found = self._find({name: trial.suggest_categorical(name, values) for name, values in choices})
-        record_violations(trial, {_CONSTRAINT: float(violation[found])})
-        keeps = violation[found] <= 0
-        self._study.tell(trial, float(self._error[found]) if keeps else self._guessing)
-        if keeps:
-            self._evaluated[found] = None
-
-    def _find(self, params: Mapping[str, Any]) -> int:
-        values = (params[name] for name in self._space.columns)
-        return self._index[tuple(of[value] for of, value in zip(self._numbers, values, strict=True))]
+    choices = dict(zip(space.columns, space.values, strict=True))
+    guessing = float(error.max())
+    evaluated: dict[int, None] = {}
+    with quiet_optuna():
+        study = optuna.create_study(sampler=make_sampler(sampler, seed, evaluations, costs))
+        for _ in range(_LIMIT * evaluations):
+            if len(evaluated) == evaluations:
+                break
+            trial = study.ask()
+            found = find({name: trial.suggest_categorical(name, values) for name, values in choices.items()})
+            record_violations(trial, {_CONSTRAINT: float(violation[found])})
+            keeps = violation[found] <= 0
+            study.tell(trial, float(error[found]) if keeps else guessing)
+            if keeps:
+                evaluated[found] = None
+    return np.array(list(evaluated), np.int64)

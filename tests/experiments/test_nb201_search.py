@@ -15,7 +15,7 @@ from hardsight.experiments.nb201_search import tables
 from hardsight.experiments.nb201_search.delivery import deliver
 from hardsight.experiments.nb201_search.device import TableDevice
 from hardsight.experiments.nb201_search.rows import EVERYTHING, Plan, World, answer
-from hardsight.experiments.nb201_search.searching import Search
+from hardsight.experiments.nb201_search.searching import search
 from hardsight.predictors.few_shot import Space
 from hardsight.predictors.few_shot.tables import Tables
 
@@ -86,21 +86,15 @@ def test_only_evaluated_architectures_are_delivered_and_no_limit_is_bent() -> No
 
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "screening"])
 def test_a_search_evaluates_only_what_is_predicted_to_keep_the_limit(sampler: str) -> None:
-    search = Search(a_space(), 1 - ACCURACY / 100, sampler, 12, 0)
-    search.go_on(COST / 8 - 1, 6)
-    first = search.evaluated
-    search.go_on(COST / 6 - 1, 12)
-    assert len(first) == 6
-    assert (COST[first] <= 8).all()
-    assert list(search.evaluated[:6]) == list(first)
-    assert len(set(search.evaluated)) == 12
-    assert (COST[search.evaluated[6:]] <= 6).all()
+    found = search(a_space(), 1 - ACCURACY / 100, COST / 8 - 1, sampler, 12, 0)
+    assert len(set(found)) == 12
+    assert (COST[found] <= 8).all()
+    again = search(a_space(), 1 - ACCURACY / 100, COST / 8 - 1, sampler, 12, 0)
+    assert list(found) == list(again)
 
 
-def test_a_search_that_finds_no_more_ends() -> None:
-    search = Search(a_space(), 1 - ACCURACY / 100, "random", 4, 0)
-    search.go_on(np.ones(len(COST)), 4)
-    assert not len(search.evaluated)
+def test_a_search_that_finds_nothing_ends() -> None:
+    assert not len(search(a_space(), 1 - ACCURACY / 100, np.ones(len(COST)), "random", 4, 0))
 
 
 @pytest.fixture

@@ -65,6 +65,15 @@ def main(
         readme.with_name("gaps.png").write_bytes(tables.figure_png(rows, best))
 
 
+def job(readme: Path = README) -> None:
+    """Run the worked job and fill its table."""
+    from hardsight.experiments.nb201_search.worked import run_job
+
+    report = run_job()
+    lines = "\n".join(f"- {sentence}" for sentence in report.sentences())
+    write(readme, "job", f"{tables.front(report)}\n\n{lines}")
+
+
 def load() -> World:
     """The public tables.
 
@@ -135,9 +144,7 @@ if __name__ == "__main__":
     def command() -> None:
         given = _arguments([word for word in sys.argv[1:] if word != "--debug"])
         if given.what == ["job"]:
-            from hardsight.experiments.nb201_search.worked import run_job
-
-            _boundary.say("\n".join(run_job().sentences()))
+            job()
         else:
             main(given.what, given.draws)
 

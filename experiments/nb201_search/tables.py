@@ -10,6 +10,7 @@ import numpy as np
 from hardsight.experiments.few_shot.published import HELP_SEARCH, Found
 from hardsight.experiments.nb201_search.rows import EVERYTHING, Row
 from hardsight.experiments.readme_tables import markdown
+from hardsight.nas.report import LATENCY, SearchReport
 
 Place = tuple[str, float]
 """A device and a limit in milliseconds."""
@@ -101,6 +102,23 @@ def summaries(rows: Sequence[Row], optima: Optima) -> dict[str, dict[str, float]
             "not_below_help": sum(round(row["accuracy"] or 0.0, 1) >= h.accuracy for row, h in beside),
         }
     return found
+
+
+def front(report: SearchReport) -> str:
+    """What the worked job delivered, most accurate first."""
+    lines = []
+    for row in report.rows:
+        predicted, looked_up = row.predicted[LATENCY], row.measured[LATENCY][0]
+        bounds = " to ".join(
+            "–" if b is None else f"{1e3 * b:.1f}" for b in (predicted.lower, predicted.upper)
+        )
+        kept = "kept" if all(row.kept.values()) else "broken"
+        accuracy = f"{row.test_accuracy:.2%}"
+        lines.append(
+            (row.digest[:8], accuracy, f"{1e3 * predicted.value:.1f}", bounds, f"{1e3 * looked_up:.1f}", kept)
+        )
+    interval = f"{report.job.level:.0%} interval"
+    return markdown(("network", "accuracy", "predicted, ms", interval, "looked up, ms", "limit"), lines)
 
 
 def figure_png(rows: Sequence[Row], optima: Optima) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hardsight.experiments.nb201_search.searching import search
 from hardsight.predictors.few_shot import Space
 from hardsight.predictors.few_shot.tables import Tables
 
+DATA = Path(os.environ.get("HARDSIGHT_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
 CODES = np.array(list(itertools.product(range(3), repeat=5)))
 COST = 1 + CODES @ np.array([1.0, 2.0, 1.5, 0.5, 3.0])
 ACCURACY = 40 + CODES @ np.array([3.0, 5.0, 1.0, 2.0, 4.0])
@@ -170,3 +172,22 @@ def test_headline_numbers_by_hand() -> None:
     assert numbers["rows_not_below_help"] == sum(i % 2 for i in fair)
     mean = np.mean([75 - row["accuracy"] for row in rows])
     assert numbers["gap"] == pytest.approx(mean)
+
+
+@pytest.mark.slow
+def test_the_worked_job_spends_twenty_look_ups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow where the digests of all cells are not kept yet."""
+    from hardsight.experiments.nb201_search import worked
+
+    if not (DATA / "help-latency" / "nb201_latency.npz").exists():
+        pytest.skip("the public tables are not here")
+    monkeypatch.setenv("HARDSIGHT_DATA", str(DATA))
+    path = tmp_path / "job.yaml"
+    given = (Path(worked.__file__).parent / "job.yaml").read_text()
+    path.write_text(given.replace("trials: 24", "trials: 8").replace("screening", "random"))
+    report = worked.run_job(path, tmp_path / "study")
+    assert report.rows
+    assert len(report.rows) <= 6
+    assert report.measured_on == "pixel2/help/fp32"
+    for row in report.rows:  # the table's whole milliseconds
+        assert row.measured["latency_s"][0] * 1e3 == pytest.approx(round(row.measured["latency_s"][0] * 1e3))

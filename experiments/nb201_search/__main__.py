@@ -20,13 +20,13 @@ from hardsight.datasets.journal import Journal
 from hardsight.errors import InputError, UnknownNameError
 from hardsight.experiments.few_shot.published import HELP_SEARCH
 from hardsight.experiments.nb201_search import tables
-from hardsight.experiments.nb201_search.rows import EVERYTHING, Plan, Row, World, answer
+from hardsight.experiments.nb201_search.rows import CANDIDATES, EVERYTHING, Plan, Row, World, answer
 from hardsight.experiments.readme_tables import write
 from hardsight.progress import Progress, progress_bars
 
 FOLDER = Path("runs/nb201_search")
 README = Path("experiments/nb201_search/README.md")
-SAMPLERS = (EVERYTHING, "screening", "nsga2", "random")
+SAMPLERS = (EVERYTHING, CANDIDATES, "screening", "nsga2", "random")
 DRAWS = 10
 _TASK = "HELP/nb201"
 
@@ -81,11 +81,14 @@ def load() -> World:
         DataError: one is missing; says how to get it.
     """
     from hardsight.datasets.sources import get_source
+    from hardsight.datasets.sources._base import read_csv
     from hardsight.predictors.few_shot.tables import Tables
 
     source = get_source("nb201-accuracy")
     accuracy = source.table(source.find())["cifar100_test"].to_numpy(np.float64)
-    return World(Tables(get_source("help-nb201").find()), accuracy)
+    folder = get_source("help-nb201").find()
+    candidates = read_csv(folder / "nb201_metad2a_candidates.csv", ["nb201_index"])["nb201_index"]
+    return World(Tables(folder), accuracy, candidates.to_numpy(np.int64))
 
 
 def make(world: World, sampler: str, draws: int, folder: Path, progress: Progress) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
+from hardsight.experiments.few_shot.definitions import HELP_KNOWN
 from hardsight.experiments.nb201_search.delivery import deliver
 from hardsight.experiments.nb201_search.device import TableDevice
 from hardsight.experiments.nb201_search.searching import search
 from hardsight.prediction import FloatArray
+from hardsight.predictors.features import IntArray
 from hardsight.predictors.few_shot.tables import Tables, Task
 
 EVERYTHING = "table"
 """Instead of a sampler: the accuracies of all architectures are known."""
+CANDIDATES = "candidates"
+"""Instead of a sampler: those of MetaD2A's 500 candidates are, and known devices are known for 900 architectures."""
 
 Row = dict[str, Any]
 """``device``, ``draw``, ``sampler``, ``limit_ms``; ``latency_ms`` and ``accuracy`` of what was delivered, None where
@@ -47,10 +51,12 @@ class World:
     Args:
         tables: latencies, milliseconds.
         accuracy: ``(n,)`` percent.
+        candidates: indices of MetaD2A's.
     """
 
     tables: Tables
     accuracy: FloatArray
+    candidates: IntArray
 
 
 def answer(
@@ -63,10 +69,12 @@ def answer(
         task: says which devices are known.
         device: that is known from its measurements only.
         limits_ms: on its latency.
-        sampler: that searches, or `EVERYTHING`.
+        sampler: that searches, or `EVERYTHING`, or `CANDIDATES`.
         draw: seed of measurements and searches.
         plan: of the measurements.
     """
+    if sampler == CANDIDATES:
+        task = replace(task, known=range(HELP_KNOWN[task.space]))
     space, truth = world.tables.space(task), world.tables.costs(task, device)
     target = TableDevice(space, truth, plan.budget)
     target.learn(plan.learned, np.random.default_rng([0, draw]))
@@ -74,8 +82,9 @@ def answer(
     likely = np.exp(believed.mean + ndtri(plan.sure) * np.hypot(believed.sd, believed.noise))
     known = np.full((len(limits), len(space)), np.nan)
     for row, limit in zip(known, limits, strict=True):
-        found = np.arange(len(space))
-        if sampler != EVERYTHING:
+        if sampler in (EVERYTHING, CANDIDATES):
+            found = np.arange(len(space)) if sampler == EVERYTHING else world.candidates
+        else:
             error = 1 - world.accuracy / 100
             found = search(space, error, likely / limit - 1, sampler, plan.evaluations, draw)
         row[found] = world.accuracy[found]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hardsight.experiments.few_shot.published import HELP_SEARCH, Found
-from hardsight.experiments.nb201_search.rows import EVERYTHING, Row
+from hardsight.experiments.nb201_search.rows import CANDIDATES, EVERYTHING, Row
 from hardsight.experiments.readme_tables import markdown
 from hardsight.nas.report import LATENCY, SearchReport
 
@@ -18,7 +18,13 @@ Optima = Mapping[Place, tuple[float, float]]
 """By place the accuracy and the latency of the table's best network."""
 
 # Okabe and Ito's colours, told apart by the colour-blind too
-_COLOURS = {EVERYTHING: "black", "screening": "#D55E00", "nsga2": "#E69F00", "random": "#9a9a9a"}
+_COLOURS = {
+    EVERYTHING: "black",
+    CANDIDATES: "#009E73",
+    "screening": "#D55E00",
+    "nsga2": "#E69F00",
+    "random": "#9a9a9a",
+}
 
 
 def places() -> dict[Place, Found]:
@@ -134,7 +140,7 @@ def figure_png(rows: Sequence[Row], optima: Optima) -> bytes:
         for x, place in enumerate(places()):
             own = _at(rows, name, place)
             gaps = [optima[place][0] - (row["accuracy"] or 0.0) for row in own]
-            at = [x + 0.2 * (i - (len(samplers) - 1) / 2)] * len(gaps)
+            at = [x + 0.15 * (i - (len(samplers) - 1) / 2)] * len(gaps)
             axes.scatter(at, gaps, s=10, color=_COLOURS.get(name), alpha=0.5, linewidths=0)
             axes.scatter(at[:1], [np.mean(gaps)] if gaps else [], s=60, marker="_", color=_COLOURS.get(name))
         axes.scatter([], [], color=_COLOURS.get(name), label=name)

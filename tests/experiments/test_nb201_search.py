@@ -15,7 +15,7 @@ from hardsight.experiments.nb201_search import __main__ as experiment
 from hardsight.experiments.nb201_search import tables
 from hardsight.experiments.nb201_search.delivery import deliver
 from hardsight.experiments.nb201_search.device import TableDevice
-from hardsight.experiments.nb201_search.rows import EVERYTHING, Plan, World, answer
+from hardsight.experiments.nb201_search.rows import CANDIDATES, EVERYTHING, Plan, World, answer
 from hardsight.experiments.nb201_search.searching import search
 from hardsight.predictors.few_shot import Space
 from hardsight.predictors.few_shot.tables import Tables
@@ -112,17 +112,17 @@ def world(tmp_path: Path) -> World:
     (tmp_path / "nb201_archs.csv").write_text("\n".join(lines))
     split = {"HELP": {"nb201": {"meta_train": devices[:2], "meta_valid": [], "meta_test": devices[2:]}}}
     (tmp_path / "splits.json").write_text(json.dumps(split))
-    return World(Tables(tmp_path), ACCURACY)
+    return World(Tables(tmp_path), ACCURACY, np.arange(0, len(COST), 4))
 
 
-@pytest.mark.parametrize("sampler", [EVERYTHING, "random"])
+@pytest.mark.parametrize("sampler", [EVERYTHING, CANDIDATES, "random"])
 def test_an_answer_spends_no_more_than_its_plan(world: World, sampler: str) -> None:
     plan = Plan(evaluations=20)
     rows = answer(world, world.tables.task("HELP/nb201"), "pixel2", [10.0, 20.0], sampler, 0, plan)
     assert [row["limit_ms"] for row in rows] == [10.0, 20.0]
     for row in rows:
         assert row["measurements"] <= 20
-        assert row["evaluations"] == (len(COST) if sampler == EVERYTHING else 20)
+        assert row["evaluations"] == {EVERYTHING: len(COST), CANDIDATES: 61}.get(sampler, 20)
         assert row["latency_ms"] <= row["limit_ms"]
         assert row["accuracy"] <= row["best"]
 
@@ -132,6 +132,7 @@ def test_the_readme_is_filled_and_nothing_is_made_again(
 ) -> None:
     monkeypatch.setattr(experiment, "load", lambda: world)
     monkeypatch.setattr(experiment, "_track", lambda *_: None)
+    monkeypatch.setattr(experiment, "Plan", lambda: Plan(budget=9))
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: summary -->\n<!-- end -->\n<!-- table: rows -->\n<!-- end -->\n")
     experiment.main([EVERYTHING], 1, tmp_path / "runs", readme)

@@ -157,7 +157,7 @@ def figure_png(rows: Sequence[Row], optima: Optima) -> bytes:
     axes.scatter([], [], marker="x", color="#0072B2", label="HELP, limit broken")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(
-        range(len(places())), [f"{device}\n{limit:g} ms" for device, limit in places()], fontsize=8
+        range(len(places())), [f"{device}\n{limit:g} ms" for device, limit in places()], fontsize=7
     )
     axes.set_ylabel("accuracy below the table's optimum [points]")
     axes.spines[["top", "right"]].set_visible(False)

@@ -185,7 +185,7 @@ def test_the_worked_job_spends_twenty_look_ups(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HARDSIGHT_DATA", str(DATA))
     path = tmp_path / "job.yaml"
     given = (Path(worked.__file__).parent / "job.yaml").read_text()
-    path.write_text(given.replace("trials: 24", "trials: 8").replace("screening", "random"))
+    path.write_text(given.replace("trials: 60", "trials: 8").replace("screening", "random"))
     report = worked.run_job(path, tmp_path / "study")
     assert report.rows
     assert len(report.rows) <= 6

@@ -9,7 +9,6 @@ from hardsight.budgets import SIZE, Verdict, judge
 from hardsight.candidate import Candidate
 from hardsight.errors import NotSupportedError
 from hardsight.graph import OperatorGraph
-from hardsight.ingest import read_onnx
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.spaces import SearchSpace
 from hardsight.prediction import Estimate, Prediction
@@ -44,7 +43,7 @@ class CostModel:
             NotSupportedError: when one of the objectives is not among them.
         """
         job = self._job
-        graph = read_onnx(self._space.to_onnx(candidate))
+        graph = self._space.graph(candidate)
         row = self._predictor.predict([graph], job.device, job.level).row(0)
         costs = {str(metric): estimate for metric, estimate in row.estimates.items()}
         size = float(graph.weight_bytes)

@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from hardsight.errors import DataError
 from hardsight.nas.data_files import IMAGE_SUFFIXES, LARGEST_SIDE, DataKind, checked, digits, read
 
-__all__ = ["IMAGE_SUFFIXES", "DataKind", "DataSpec", "LabelledData", "Part", "load_data", "resize"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "DataKind",
+    "DataSpec",
+    "LabelledData",
+    "Part",
+    "load_data",
+    "resize",
+    "without_samples",
+]
 
 Array = npt.NDArray[Any]
 Samples = npt.NDArray[np.float32]
@@ -173,6 +182,29 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> Labelled
         scale=scale,
         digest=digest.hexdigest(),
         parts=parts,
+    )
+
+
+def without_samples(name: str, shape: tuple[int, ...], classes: int, digest: str) -> LabelledData:
+    """Images that others trained on, of which only results are here: every part is empty.
+
+    Args:
+        name: for messages and reports.
+        shape: of an image.
+        classes: how many there are.
+        digest: of the results.
+    """
+    parts: tuple[Part, ...] = ("train", "validation", "test")
+    return LabelledData(
+        name=name,
+        kind="images",
+        samples=np.zeros((0, *shape), np.float32),
+        labels=np.zeros(0, np.int64),
+        classes=tuple(map(str, range(classes))),
+        offset=np.zeros(1),
+        scale=np.ones(1),
+        digest=digest,
+        parts={part: np.zeros(0, np.int64) for part in parts},
     )
 
 

@@ -95,7 +95,10 @@ def _first(kind: type) -> str:
 
 
 def _table(model: type[BaseModel]) -> str:
-    schema, sentences = model.model_json_schema(), _arguments(model)
+    schema = model.model_json_schema()
+    if not schema["properties"]:
+        return "It has no options.\n"
+    sentences = _arguments(model)
     lines = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
     for key, facts in schema["properties"].items():
         field = model.model_fields[key]

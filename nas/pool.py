@@ -21,6 +21,7 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     import optuna
 
+    from hardsight.device import Device
     from hardsight.nas.costs import CostPredictor
     from hardsight.nas.evaluators import AccuracyEvaluator
 
@@ -37,12 +38,14 @@ class Plan:
         folder: of the study.
         predictor: instead of the device's own.
         evaluator: instead of the job's.
+        device: of the job's name, where this machine does not know it.
     """
 
     job: Job
     folder: Path
     predictor: CostPredictor | None = None
     evaluator: AccuracyEvaluator | None = None
+    device: Device | None = None
 
 
 def run_workers(plan: Plan, study: optuna.Study, workers: int, progress: Progress | None = None) -> None:
@@ -130,7 +133,7 @@ def _work(plan: Plan, number: int, failed: Connection) -> None:
     folder = StudyFolder(plan.folder)
     try:
         with storage_errors(folder.path), quiet_optuna():
-            setting = prepare(plan.job, plan.predictor, plan.evaluator)
+            setting = prepare(plan.job, plan.predictor, plan.evaluator, plan.device)
             work(setting, folder.load(plan.job), folder.weights, number, parallel=True)
     except Exception as error:
         known = isinstance(error, HardsightError)  # others may not survive pickling

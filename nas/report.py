@@ -40,7 +40,8 @@ class FrontRow:
         measured: value and relative spread by cost; empty where nothing was measured.
         validation_accuracy: share of the validation part, in torch.
         test_accuracy: share of the test part, in ONNX Runtime.
-        test_agreement: share of the test part on which ONNX Runtime and torch choose the same class.
+        test_agreement: share of the test part on which ONNX Runtime and torch choose the same class; None
+            where a table told the accuracy, and no network ran.
         size_bytes: of all constants.
         file_bytes: of the ONNX file.
         macs: multiply-accumulates of one inference.
@@ -58,7 +59,7 @@ class FrontRow:
     measured: Mapping[str, tuple[float, float]]
     validation_accuracy: float
     test_accuracy: float
-    test_agreement: float
+    test_agreement: float | None
     size_bytes: float
     file_bytes: int
     macs: int

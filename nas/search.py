@@ -15,7 +15,7 @@ from hardsight.device import Device, get_device
 from hardsight.errors import InputError, JobError, StorageError
 from hardsight.measurement import Measurement
 from hardsight.nas.costs import CostModel, CostPredictor
-from hardsight.nas.data import LabelledData, load_data
+from hardsight.nas.data import LabelledData
 from hardsight.nas.evaluators import AccuracyEvaluator, get_evaluator
 from hardsight.nas.job import Job, shared
 from hardsight.nas.pareto import non_dominated
@@ -73,7 +73,10 @@ Track = Callable[[Setting, Path], AbstractContextManager[Tracker]]
 
 
 def prepare(
-    job: Job, predictor: CostPredictor | None = None, evaluator: AccuracyEvaluator | None = None
+    job: Job,
+    predictor: CostPredictor | None = None,
+    evaluator: AccuracyEvaluator | None = None,
+    device: Device | None = None,
 ) -> Setting:
     """Load what the job names and fail now rather than in the middle.
 
@@ -81,6 +84,7 @@ def prepare(
         job: to prepare.
         predictor: instead of the device's own.
         evaluator: instead of the one that the job names.
+        device: of the job's name, where this machine does not know it: one of a public table.
 
     Raises:
         InputError: data, space, device or job that cannot be used.
@@ -89,7 +93,10 @@ def prepare(
     """
     import optuna
 
-    device = get_device(job.device)
+    if device is None:
+        device = get_device(job.device)
+    elif device.name != job.device:
+        raise InputError(f"device '{device.name}' was given for a job that names '{job.device}'")
     if device.mode.startswith("int8"):
         raise JobError(
             f"device '{job.device}' quantizes a float model by itself, but a search chooses the "
@@ -97,7 +104,7 @@ def prepare(
             f"name '{job.device.replace('/int8', '/fp32')}', which runs a model as it is given"
         )
     space_class = get_space(job.space.name)
-    data = load_data(job.data, job.seed)
+    data = (evaluator or get_evaluator(job.evaluator.name)).load_data(job)
     precisions = tuple(p.split("-")[0] for p in device.precisions)
     if data.kind != space_class.samples:
         raise JobError(
@@ -127,6 +134,7 @@ def run_search(
     progress: Progress | None = None,
     predictor: CostPredictor | None = None,
     evaluator: AccuracyEvaluator | None = None,
+    device: Device | None = None,
     measure: Measure | None = None,
     track: Track | None = None,
 ) -> SearchReport:
@@ -144,6 +152,7 @@ def run_search(
         progress: called with what is done, how much of it, and how much there is.
         predictor: instead of the device's own; with several workers one that can be pickled.
         evaluator: as the predictor, instead of the one that the job names.
+        device: of the job's name, where this machine does not know it.
         measure: instead of this machine's profiler.
         track: opens the experiment tracker's run, once nothing is left to refuse the job for.
 
@@ -165,7 +174,7 @@ def run_search(
         folder.check_same(job)
     elif folder.exists:
         folder.create(job)  # refuses
-    setting = prepare(job, predictor, evaluator)
+    setting = prepare(job, predictor, evaluator, device)
     if not folder.exists:
         folder.create(job)
     with folder.lock(), storage_errors(folder.path), quiet_optuna():
@@ -177,7 +186,9 @@ def run_search(
                 if workers == 1:
                     work(setting, study, folder.weights, progress=progress)
                 else:
-                    run_workers(Plan(job, folder.path, predictor, evaluator), study, workers, progress)
+                    run_workers(
+                        Plan(job, folder.path, predictor, evaluator, device), study, workers, progress
+                    )
                 wait_for_others(study)
                 verify_front(setting, folder, front(finished(study)), measure, progress)
                 report = write_report(folder.path)

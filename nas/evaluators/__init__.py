@@ -9,7 +9,7 @@ from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialF
 
 __all__ = ["EVALUATORS", "AccuracyEvaluator", "Evaluation", "TrialFailure", "get_evaluator"]
 
-EVALUATORS: dict[str, str] = {"qat": "qat.QatEvaluator"}
+EVALUATORS: dict[str, str] = {"qat": "qat.QatEvaluator", "table": "table.TableEvaluator"}
 """Module and class; a module is imported when it is asked for, since most load torch."""
 
 

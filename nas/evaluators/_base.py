@@ -14,11 +14,12 @@ from pydantic import BaseModel, ValidationError
 from hardsight.candidate import Candidate
 from hardsight.errors import HardsightError, JobError, StorageError
 from hardsight.nas._text import fault, faults
+from hardsight.nas.data import LabelledData, load_data
 
 if TYPE_CHECKING:
     import onnx
 
-    from hardsight.nas.data import LabelledData, Part
+    from hardsight.nas.data import Part
     from hardsight.nas.job import Job
     from hardsight.nas.spaces import SearchSpace
 
@@ -104,10 +105,21 @@ class Evaluation:
 class AccuracyEvaluator(ABC):
     """Answers how accurate a candidate is on the task at hand.
 
-    ``options_type`` says what a job file may set beside the name.
+    ``options_type`` says what a job file may set beside the name; ``note`` what a report's reader must know of the
+    accuracies, if anything.
     """
 
     options_type: ClassVar[type[BaseModel]]
+    note: str = ""
+
+    @classmethod
+    def load_data(cls, job: Job) -> LabelledData:
+        """The samples that a job's networks are for.
+
+        Raises:
+            InputError: they cannot be used.
+        """
+        return load_data(job.data, job.seed)
 
     @classmethod
     def for_job(cls, space: SearchSpace, data: LabelledData, job: Job) -> Self:
@@ -144,6 +156,10 @@ class AccuracyEvaluator(ABC):
         Raises:
             TrialFailure: when this candidate, not the task, is the trouble.
         """
+
+    def test_accuracy(self, evaluation: Evaluation) -> float | None:
+        """Share of the test samples classified right, where no run of the network can tell; None: it is run."""
+        return None
 
     @abstractmethod
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:

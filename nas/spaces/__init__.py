@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from hardsight.errors import UnknownNameError
 from hardsight.nas.spaces._base import NetworkSpace, SearchSpace, Task
+from hardsight.nas.spaces.families import (
+    CNN1dSpace,
+    ImageStages,
+    MBConvSpace,
+    ResNetSpace,
+    SignalStages,
+    ViTSpace,
+)
 from hardsight.nas.spaces.quant_cnn import QuantCnnSpace
 
 __all__ = ["SPACES", "NetworkSpace", "SearchSpace", "Task", "get_space"]
 
-SPACES: dict[str, type[SearchSpace]] = {QuantCnnSpace.name: QuantCnnSpace}
+_ALL: tuple[type[SearchSpace], ...] = (
+    QuantCnnSpace,
+    MBConvSpace,
+    ResNetSpace,
+    ViTSpace,
+    CNN1dSpace,
+    ImageStages,
+    SignalStages,
+)
+SPACES: dict[str, type[SearchSpace]] = {space.name: space for space in _ALL}
 
 
 def get_space(name: str) -> type[SearchSpace]:

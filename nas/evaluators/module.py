@@ -96,7 +96,9 @@ class NetworkModule(nn.Module):
             case "gelu":
                 return functional.gelu(x)
             case "attention":
-                queries, keys, values = (t.unflatten(2, (layer.heads, -1)).transpose(1, 2) for t in inputs)
+                queries, keys, values = (
+                    t.reshape(*t.shape[:2], layer.heads, -1).transpose(1, 2) for t in inputs
+                )
                 mixed = functional.scaled_dot_product_attention(queries, keys, values)
                 return mixed.transpose(1, 2).flatten(2)
             case "tokens" | "layer_norm":

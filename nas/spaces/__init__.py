@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hardsight.errors import UnknownNameError
 from hardsight.nas.spaces._base import NetworkSpace, SearchSpace, Task
+from hardsight.nas.spaces.compound import CompoundSpace
 from hardsight.nas.spaces.families import (
     CNN1dSpace,
     ImageStages,
@@ -18,12 +19,13 @@ __all__ = ["SPACES", "NetworkSpace", "SearchSpace", "Task", "get_space"]
 
 _ALL: tuple[type[SearchSpace], ...] = (
     QuantCnnSpace,
+    ImageStages,
     MBConvSpace,
     ResNetSpace,
     ViTSpace,
-    CNN1dSpace,
-    ImageStages,
     SignalStages,
+    CNN1dSpace,
+    CompoundSpace,
 )
 SPACES: dict[str, type[SearchSpace]] = {space.name: space for space in _ALL}
 

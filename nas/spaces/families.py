@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel
-
 from hardsight.nas.data import DataKind
 from hardsight.nas.spaces._options import resolutions
-from hardsight.nas.spaces.blocks import Activation
-from hardsight.nas.spaces.stages import ImageStageOptions, Stage, StagedSpace, StageOptions
+from hardsight.nas.spaces.stages import Activations, ImageStageOptions, Stage, StagedSpace, StageOptions
 
 
 class ImageStages(StagedSpace):
@@ -17,7 +14,7 @@ class ImageStages(StagedSpace):
 
     name: ClassVar[str] = "stages"
     samples: ClassVar[DataKind] = "images"
-    options_type: ClassVar[type[BaseModel]] = ImageStageOptions
+    options_type: ClassVar[type[StageOptions]] = ImageStageOptions
 
     def _shapes(self) -> list[tuple[int, ...]]:
         assert isinstance(self.options, ImageStageOptions)
@@ -30,6 +27,7 @@ class SignalStages(StagedSpace):
 
     name: ClassVar[str] = "stages_1d"
     samples: ClassVar[DataKind] = "signals"
+    options_type: ClassVar[type[StageOptions]] = StageOptions
 
     def _shapes(self) -> list[tuple[int, ...]]:
         return [self.task.shape]
@@ -55,14 +53,14 @@ class MBConvOptions(ImageStageOptions):
             for width in ([8, 16, 24], [16, 24, 32, 40], [24, 32, 40, 48, 56, 64])
         ),
     )
-    activations: tuple[Activation, ...] = ("relu", "hard_swish")
+    activations: Activations = ("relu", "hard_swish")
 
 
 class MBConvSpace(ImageStages):
     """Inverted bottlenecks with gates, elastic as in Once-for-All (Cai et al., ICLR 2020)."""
 
     name: ClassVar[str] = "mbconv"
-    options_type: ClassVar[type[BaseModel]] = MBConvOptions
+    options_type: ClassVar[type[StageOptions]] = MBConvOptions
 
 
 class ResNetOptions(ImageStageOptions):
@@ -78,7 +76,7 @@ class ResNetSpace(ImageStages):
     """Residual networks (He et al., CVPR 2016): width, depth and precision."""
 
     name: ClassVar[str] = "resnet"
-    options_type: ClassVar[type[BaseModel]] = ResNetOptions
+    options_type: ClassVar[type[StageOptions]] = ResNetOptions
 
 
 class ViTOptions(ImageStageOptions):
@@ -87,19 +85,19 @@ class ViTOptions(ImageStageOptions):
             block="transformer",
             width=[32, 48, 64, 96],
             depth=[1, 2, 3, 4],
-            stride=[2, 4, 8],
+            stride=[4, 8],
             heads=[1, 2, 4],
             expansion=[1, 2, 4],
         ),
     )
-    activations: tuple[Activation, ...] = ("relu", "gelu")
+    activations: Activations = ("relu", "gelu")
 
 
 class ViTSpace(ImageStages):
     """Vision transformers (Dosovitskiy et al., ICLR 2021), elastic as in AutoFormer (Chen et al., ICCV 2021)."""
 
     name: ClassVar[str] = "vit"
-    options_type: ClassVar[type[BaseModel]] = ViTOptions
+    options_type: ClassVar[type[StageOptions]] = ViTOptions
 
 
 class CNN1dOptions(StageOptions):
@@ -107,7 +105,9 @@ class CNN1dOptions(StageOptions):
         _stage(block="conv", width=[8, 16, 24, 32], stride=[1, 2, 4], kernel=[7, 15]),
         _stage(block="residual", width=[8, 16, 24, 32], depth=[1, 2], stride=2, kernel=[3, 5, 7]),
         _stage(block="residual", width=[16, 32, 48, 64], depth=[1, 2], stride=2, kernel=[3, 5, 7]),
-        _stage(block="mbconv", width=[32, 64, 96], depth=[1, 2], stride=2, kernel=[3, 5, 7], expansion=[1, 2]),
+        _stage(
+            block="mbconv", width=[32, 64, 96], depth=[1, 2], stride=2, kernel=[3, 5, 7], expansion=[1, 2]
+        ),
     )
 
 
@@ -115,4 +115,4 @@ class CNN1dSpace(SignalStages):
     """One-dimensional residual networks (Hannun et al., Nature Medicine 2019)."""
 
     name: ClassVar[str] = "cnn1d"
-    options_type: ClassVar[type[BaseModel]] = CNN1dOptions
+    options_type: ClassVar[type[StageOptions]] = CNN1dOptions

@@ -43,6 +43,9 @@ Small = Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=32)], ...], *
 Kernels = Annotated[
     tuple[Annotated[int, Field(strict=True, ge=1, le=31), AfterValidator(_odd)], ...], *_Several
 ]
+Activations = Annotated[
+    tuple[Activation, ...], Field(min_length=1), AfterValidator(lambda names: tuple(dict.fromkeys(names)))
+]
 Switch = Annotated[tuple[Annotated[bool, Field(strict=True)], ...], *_Several]
 
 
@@ -77,7 +80,9 @@ class Stage(Strict):
         has = FIELDS[self.block]
         for name in ("kernel", "expansion", "squeeze", "heads"):
             if getattr(self, name) is not None and name not in has:
-                raise ValueError(f"a block '{self.block}' has no '{name}'; beside width it has {', '.join(has)}")
+                raise ValueError(
+                    f"a block '{self.block}' has no '{name}'; beside width it has {', '.join(has)}"
+                )
         for heads in self.choices("heads") if "heads" in has else ():
             odd = [w for w in self.width if w % heads]
             if odd:
@@ -94,19 +99,21 @@ class StageOptions(Strict):
     """What a job file may set for any space of stages.
 
     Args:
-        stages: one after the other, each a mapping (below).
+        stages: one after the other, each a mapping (above).
         activations: choices for the whole network: `relu`, `hard_swish`, `gelu`.
         precisions: choices per block; by default all that the device executes.
     """
 
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=12)
-    activations: tuple[Activation, ...] = Field(default=("relu",), min_length=1)
+    activations: Activations = ("relu",)
     precisions: tuple[Precision, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _transformer_is_last(self) -> Self:
         if any(stage.block == "transformer" for stage in self.stages[:-1]):
-            raise ValueError("only the last stage can be of transformers: nothing turns tokens back into an image")
+            raise ValueError(
+                "only the last stage can be of transformers: nothing turns tokens back into an image"
+            )
         return self
 
 
@@ -114,7 +121,7 @@ class ImageStageOptions(StageOptions):
     """What a job file may set for a space of stages for images.
 
     Args:
-        stages: one after the other, each a mapping (below).
+        stages: one after the other, each a mapping (above).
         resolutions: sides of the square image the networks see; by default from a quarter of the data's to
             four times small data's.
         activations: choices for the whole network: `relu`, `hard_swish`, `gelu`.
@@ -148,7 +155,11 @@ class BlockSpace(NetworkSpace):
         )
 
     def candidate(
-        self, shape: tuple[int, ...], activation: str, blocks: Sequence[Mapping[str, Json]], head_precision: str
+        self,
+        shape: tuple[int, ...],
+        activation: str,
+        blocks: Sequence[Mapping[str, Json]],
+        head_precision: str,
     ) -> Candidate:
         """The candidate of these blocks, in the form that tells it from others."""
         told = [dict(block) for block in blocks]
@@ -188,11 +199,11 @@ class StagedSpace(BlockSpace):
         options: stages and choices.
     """
 
-    options_type: ClassVar[type[StageOptions]] = StageOptions
+    options_type: ClassVar[type[StageOptions]]
 
     def __init__(self, task: Task, options: StageOptions | None = None) -> None:
         self.task = task
-        self.options = options or self.options_type()  # type: ignore[call-arg]  # built-in spaces have stages
+        self.options = options or self.options_type.model_validate({})
         self.precisions = executed(self.name, task, self.options.precisions)
         self.shapes = self._shapes()
 

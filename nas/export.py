@@ -57,7 +57,9 @@ class _Writer:
 
     def add(self, layer: Layer) -> None:
         y = self._compute(layer, [self._read(name) for name in layer.inputs])
-        self._hold(layer.name, self._builder.relu(y) if layer.relu else y)
+        # of tokens, the zero point 0 of 8 bits is the ReLU: ONNX Runtime would not absorb the operator there
+        absorbed = self._network.tensors[layer.name].tokens and layer.name in self._network.quantized
+        self._hold(layer.name, self._builder.relu(y) if layer.relu and not absorbed else y)
 
     def finish(self) -> onnx.ModelProto:
         last = self._tensors[self._network.layers[-1].name]

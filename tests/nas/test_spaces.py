@@ -24,20 +24,14 @@ TASKS = {
     "tables": Task((16,), 7, signed=True),
 }
 CONV = {"block": "conv", "width": [8, 16], "depth": [1, 2]}
+TRANSFORMER = {"block": "transformer", "width": 16, "depth": [1, 2], "stride": [1, 2], "heads": [1, 2]}
 HYBRID = {
     "activations": ["relu", "hard_swish", "gelu"],
     "stages": [
         CONV,
-        {
-            "block": "mbconv",
-            "width": 8,
-            "depth": [1, 2],
-            "stride": 2,
-            "expansion": [1, 2],
-            "squeeze": [True, False],
-        },
-        {"block": "bottleneck", "width": [8, 16], "depth": [1, 2], "expansion": 2},
-        {"block": "transformer", "width": 16, "depth": [1, 2], "stride": [1, 2], "heads": [1, 2]},
+        {"block": "mbconv", "width": 8, "stride": 2, "expansion": [1, 2], "squeeze": [True, False]},
+        {"block": "bottleneck", "width": [8, 16], "expansion": 2},
+        TRANSFORMER,
     ],
 }
 OPTIONS = {"stages": HYBRID, "stages_1d": HYBRID}
@@ -51,9 +45,9 @@ TINY = {
         "stages": [CONV, {"block": "residual", "width": 16, "depth": 2, "stride": 2}],
     },
     "vit": {"resolutions": [16], "stages": [{"block": "transformer", "width": 16, "depth": 2, "stride": 4}]},
-    "stages_1d": HYBRID,
+    "stages_1d": {"stages": [CONV, TRANSFORMER]},
     "cnn1d": {},
-    "compound": {"family": "resnet", "scales": [1, 2]},
+    "compound": {"family": "resnet", "scales": [0.5, 1]},
 }
 """Options for spaces that are trained for runtimes with fp32 and int8."""
 
@@ -131,7 +125,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelledData]:
     path = tmp_path_factory.mktemp("signals") / "waves.npz"
     np.savez(path, x=waves + 0.5 * rng.standard_normal(waves.shape), y=labels)
     return {
-        "images": load_data(DataSpec(limit=900), 0),
+        "images": load_data(DataSpec(limit=600), 0),
         "signals": load_data(DataSpec(source=str(path), kind="signals"), 0),
     }
 
@@ -153,7 +147,7 @@ def test_onnxruntime_agrees_with_a_trained_candidate_of_mixed_precision(
     assert isinstance(space, NetworkSpace)
     candidate = next(c for _, c in sampled(space, 20, seed=1) if {"fp32", "int8"} <= set(precisions(c)))
     held = data[space.samples]
-    evaluator = QatEvaluator(space, held, epochs=3, options=Options(batch=32))
+    evaluator = QatEvaluator(space, held, epochs=4, options=Options(batch=32))
     evaluation = evaluator.evaluate(candidate, seed=0)
     assert evaluation.accuracy > 1.5 / len(held.classes)  # better than guessing
     samples, _ = held.part("test", space.network(candidate).input_shape)

@@ -1,9 +1,11 @@
 """Spaces of stages: their arithmetic by hand, descriptions in YAML, what is refused; compound scaling."""
 
+import re
 from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 
 from hardsight.candidate import Candidate, Json
 from hardsight.errors import InputError, JobError
@@ -125,6 +127,13 @@ def test_a_file_describes_a_space(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(DESCRIPTION.replace("[4, 8]", "[4, 16]"))
     assert len(job.difference(load_job(tmp_path / "j.yaml"))) == 1
     assert parse_job(job.resolved()).space == job.space
+
+
+def test_the_example_on_the_page_is_a_space() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "job.md").read_text()
+    example = re.search(r"`space: mine.yaml`.*?```yaml\n(.*?)```", page, re.S)
+    assert example is not None
+    get_space("stages").for_task(TASK, **yaml.safe_load(example[1]))
 
 
 @pytest.mark.parametrize(

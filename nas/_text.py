@@ -6,12 +6,20 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import BaseModel
+
 
 def did_you_mean(given: str, choices: Iterable[str]) -> str:
     """A sentence to append to a refusal: the nearest name, or all of them."""
     known = sorted(choices)
     near = get_close_matches(given.rsplit(".", 1)[-1], known, n=1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+
+
+def key_names(model: type[BaseModel]) -> list[str]:
+    """Keys of a model and of those in it."""
+    schema = model.model_json_schema()
+    return [key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", {})]
 
 
 def faults(errors: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

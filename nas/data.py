@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hardsight.errors import DataError
 from hardsight.nas.data_files import IMAGE_SUFFIXES, LARGEST_SIDE, DataKind, checked, digits, read
+from hardsight.nas.data_torchvision import PREFIX, read_torchvision
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -39,8 +40,10 @@ class DataSpec(BaseModel):
     """Where samples and labels come from.
 
     Args:
-        source: ``digits`` (scikit-learn's, embedded) or the path of an ``.npz`` (arrays ``x`` and ``y``), a
-            ``.csv`` (one sample per line) or a folder of images (one subfolder per class).
+        source: ``digits`` (scikit-learn's, embedded), the path of an ``.npz`` (arrays ``x`` and ``y``), a
+            ``.csv`` (one sample per line) or a folder of images (one subfolder per class), or ``torchvision:`` and
+            the name of a data set of torchvision (``torchvision:CIFAR10``).
+        root: folder in which torchvision keeps its data sets; nothing is downloaded.
         kind: ``images``, ``signals`` or ``tables``; by default rows of numbers are a table, what has more
             dimensions are images.
         label: column of a CSV that holds the class; by default the last.
@@ -55,6 +58,7 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = "digits"
+    root: str = "data"
     kind: DataKind | None = None
     label: str | None = None
     shape: tuple[Annotated[int, Field(strict=True, ge=1)], ...] | None = Field(
@@ -69,7 +73,9 @@ class DataSpec(BaseModel):
     @classmethod
     def _can_be_a_path(cls, value: str) -> str:
         if not value.strip() or "\0" in value:
-            raise ValueError(f"{value!r} is no path; give 'digits', an .npz, a .csv or an image folder")
+            raise ValueError(
+                f"{value!r} is no path; give 'digits', an .npz, a .csv, an image folder or 'torchvision:CIFAR10'"
+            )
         return value
 
 
@@ -144,9 +150,14 @@ def load_data(spec: DataSpec, seed: int, folder: Path | None = None) -> Labelled
     Raises:
         DataError: a file that is missing, empty or of another form; NaN; one class; lengths that differ; too
             few samples of a class for three parts.
+        UnknownNameError: a data set that torchvision does not have.
+        BackendError: torchvision is asked for and missing.
     """
     if spec.source == "digits":
         name, (raw, targets) = "digits", digits()
+    elif spec.source.startswith(PREFIX):
+        name = spec.source.removeprefix(PREFIX)
+        raw, targets = read_torchvision(name, (folder or Path()) / Path(spec.root).expanduser())
     else:
         path = (folder or Path()) / Path(spec.source).expanduser()
         if not path.exists():

@@ -21,14 +21,19 @@ from pydantic import (
 )
 
 from hardsight.budgets import SIZE, parse_budget
-from hardsight.errors import InputError, JobError, StorageError
+from hardsight.errors import InputError, JobError
 from hardsight.metrics import Metric
 from hardsight.nas._text import did_you_mean, fault, faults
+from hardsight.nas._yaml import read_yaml
 from hardsight.nas.data import DataSpec
+from hardsight.nas.data_torchvision import PREFIX
 from hardsight.units import parse_quantity
 
 ERROR = "error"
 """Objective: share of validation samples classified wrong."""
+
+STAGES = "stages"
+"""Space of a file that names none."""
 
 SAMPLER_NAMES = ("nsga2", "nsga3", "tpe", "gp", "random", "screening")
 COSTS = (*(str(m) for m in Metric if not m.larger_is_better), SIZE)
@@ -80,7 +85,7 @@ class Job(BaseModel):
 
     Args:
         data: a data set's name or path, or a `DataSpec`.
-        space: a space's name, or a mapping with ``name`` and its options.
+        space: a space's name, or a mapping with ``name`` and its options, or a YAML file that holds such a mapping.
         evaluator: of accuracies by name, or a mapping with ``name`` and its options.
         device: hardware, runtime and mode that the networks are searched for.
         objectives: ``error`` and at most two costs, all minimised.
@@ -195,29 +200,21 @@ def shared(job: Job) -> dict[str, Any]:
 
 
 def load_job(path: Path) -> Job:
-    """Read a job file; a relative path of data in it is taken from the file's folder.
+    """Read a job file; relative paths of data and space in it are taken from the file's folder.
 
     Raises:
         JobError: naming every wrong key or value.
         StorageError: when the file cannot be read.
     """
-    try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        raise JobError(f"job file '{path}' does not exist; see the README for an example") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"job file '{path}' cannot be read: {error}") from error
-    try:
-        raw = yaml.load(text, _JobLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise JobError(
-            f"job file '{path}' is not YAML as expected: {' '.join(str(error).split())}"
-        ) from error
+    raw = read_yaml(path, "job")
     job = parse_job(raw, str(path))
     changes: dict[str, Any] = {}
     if job.data.source != "digits":
-        source = (path.parent / Path(job.data.source).expanduser()).resolve()
-        changes["data"] = job.data.model_copy(update={"source": str(source)})
+        key = "root" if job.data.source.startswith(PREFIX) else "source"
+        found = (path.parent / Path(getattr(job.data, key)).expanduser()).resolve()
+        changes["data"] = job.data.model_copy(update={key: str(found)})
+    if job.space.name.endswith((".yaml", ".yml")):
+        changes["space"] = _described(job.space, path.parent)
     if job.output is None:
         changes["output"] = path.stem
     return job.model_copy(update=changes)
@@ -246,21 +243,19 @@ def parse_job(raw: object, source: str = "job") -> Job:
         ) from error
 
 
-class _JobLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a key that stands twice in a mapping, of which YAML keeps the last in silence."""
+def _described(spec: SpaceSpec, folder: Path) -> SpaceSpec:
+    """A space whose name is a file: what may stand in the job stands there, options of the job on top.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(
-                        f"the key '{key.value}' stands twice, again in line {line}; keep one"
-                    )
-                seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+    Raises:
+        JobError: a file that is missing or holds something else.
+    """
+    path = folder / Path(spec.name).expanduser()
+    raw = read_yaml(path, "space")
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("name", STAGES), str):
+        raise JobError(
+            f"space file '{path}' holds no keys of a space; expected for example 'stages' (docs/job.md)"
+        )
+    return SpaceSpec.model_validate({"name": STAGES, **raw, **spec.options})
 
 
 def _limit(name: str, limit: object) -> tuple[str, float]:

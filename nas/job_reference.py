@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from hardsight.nas.data import DataSpec
 from hardsight.nas.evaluators import EVALUATORS, get_evaluator
 from hardsight.nas.job import Job
-from hardsight.nas.spaces import SPACES
+from hardsight.nas.spaces import SPACES, SearchSpace
+from hardsight.nas.spaces.stages import Stage
 
 _WORDS = {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "mapping"}
 
@@ -56,6 +58,14 @@ Signals are an `.npz` with `x` as n × length or n × channels × length, or a C
 data: {source: heartbeats.npz, kind: signals}
 ```
 
+A data set of torchvision (optional: `pip install --no-deps torchvision==0.28.0`) whose files lie in the folder `root`,
+one of CIFAR10, CIFAR100, FashionMNIST, KMNIST, MNIST. Its training part is split in three;
+its own test part stays unread:
+
+```yaml
+data: {source: "torchvision:CIFAR10", root: /data}
+```
+
 A folder with one subfolder of pictures per class, all brought to `size` × `size` pixels:
 
 ```yaml
@@ -68,6 +78,19 @@ signal to mean 0 and standard deviation 1 on the training part.
 
 _SPACE = """
 A name alone may stand for the mapping; the keys beside `name` are options of that space.
+
+A file may stand for it as well, `space: mine.yaml`; it holds such a mapping, of space `stages` unless it names another:
+
+```yaml
+activations: [relu, hard_swish]
+stages:
+  - {block: conv, width: [8, 16], stride: [1, 2]}
+  - {block: mbconv, width: [16, 24, 32], depth: [1, 2, 3], stride: 2, kernel: [3, 5], squeeze: [false, true]}
+  - {block: transformer, width: [32, 64], depth: [1, 2], stride: 2, heads: [1, 2]}
+```
+
+A stage has one value or a list of choices per key:
+
 """
 
 _EVALUATOR = """
@@ -79,9 +102,9 @@ evaluator.
 def reference() -> str:
     """The whole page as Markdown."""
     parts = [_HEAD, _table(Job), "\n## `data`\n", _DATA, "\n", _table(DataSpec)]
-    parts += ["\n## `space`\n", _SPACE]
+    parts += ["\n## `space`\n", _SPACE, _table(Stage)]
     for name, space in SPACES.items():
-        parts += [f"\n### `{name}`\n\n{_first(space)} For {space.samples}.\n\n", _table(space.options_type)]
+        parts += [f"\n### `{name}`\n\n{_first(space)} For {space.samples}.\n\n", _options(space)]
     parts += ["\n## `evaluator`\n", _EVALUATOR]
     for name in EVALUATORS:
         evaluator = get_evaluator(name)
@@ -94,6 +117,29 @@ def _first(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
 
 
+def _options(space: type[SearchSpace]) -> str:
+    """Its keys; a space that only presets those of another shows what it presets."""
+    model = space.options_type
+    if model.__doc__:
+        return _table(model)
+    parent = next(other for other in SPACES.values() if other.options_type is model.__base__)
+    lines = [f"The keys are those of [`{parent.name}`](#{parent.name}), by default:", "", "```yaml"]
+    for key in model.__annotations__:
+        values = model.model_fields[key].default
+        lines.append(f"{key}:")
+        lines += [f"  - {_flow(value)}" for value in values]
+    return "\n".join([*lines, "```", ""])
+
+
+def _flow(value: object) -> str:
+    """YAML in one line; of a model only what was set, a single choice without its list."""
+    if isinstance(value, BaseModel):
+        told = value.model_dump(mode="json", exclude_unset=True)
+        value = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in told.items()}
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("\n...\n").strip()
+
+
 def _table(model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     if not schema["properties"]:
@@ -102,8 +148,7 @@ def _table(model: type[BaseModel]) -> str:
     lines = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
     for key, facts in schema["properties"].items():
         field = model.model_fields[key]
-        default = field.get_default(call_default_factory=True)
-        shown = _plain(default)
+        shown = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
         cells = [f"`{key}`", _kind(facts), shown, sentences[key].replace("``", "`")]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
@@ -129,7 +174,7 @@ def _kind(facts: Mapping[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in facts:
             return "pair of " + _kind(facts["prefixItems"][0])
-        return f"list of {_kind(facts['items'])}"
+        return "list of mapping" if "$ref" in facts["items"] else f"list of {_kind(facts['items'])}"
     bounds = [
         f"{sign} {facts[name]}"
         for name, sign in (

@@ -9,7 +9,8 @@ import numpy as np
 
 from hardsight.nas.samplers import make_sampler
 from hardsight.nas.screening import Known
-from hardsight.nas.storage import quiet_optuna, record_violations
+from hardsight.nas.storage import quiet_optuna
+from hardsight.nas.study import record_violations
 from hardsight.prediction import FloatArray
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.few_shot import Space

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hardsight.errors import BackendError
+from hardsight.nas.data_torchvision import torchvision_module
 
 RESOLUTION = 224
 _MAX_PARAMETERS = 480e6  # an ONNX file holds 2 GiB
@@ -20,7 +20,7 @@ def names() -> list[str]:
     Raises:
         BackendError: torchvision is missing.
     """
-    models = _torchvision()
+    models = torchvision_module("models")
     return [str(name) for name in models.list_models(module=models)]
 
 
@@ -39,7 +39,7 @@ def export(name: str, folder: Path) -> Path:
     from hardsight.datasets.weights import strip_weights
 
     folder.mkdir(parents=True, exist_ok=True)
-    model = _torchvision().get_model(name, weights=None, **_quiet(name)).eval()
+    model = torchvision_module("models").get_model(name, weights=None, **_quiet(name)).eval()
     if sum(p.numel() for p in model.parameters()) > _MAX_PARAMETERS:
         raise BackendError("its weights do not fit into an ONNX file of 2 GiB")
     image = torch.zeros(1, 3, RESOLUTION, RESOLUTION)
@@ -61,24 +61,3 @@ def export(name: str, folder: Path) -> Path:
 def _quiet(name: str) -> dict[str, Any]:
     """Settings that spare minutes of drawing weights that nobody keeps."""
     return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-
-
-def _torchvision() -> Any:
-    """``torchvision.models``; beside a CPU build of torch two operator schemas must be there before it imports."""
-    import torch
-
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for operator in ("nms", "qnms"):
-            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-        _KEPT.append(library)
-    try:
-        return import_module("torchvision.models")
-    except ImportError as error:
-        raise BackendError(
-            "this experiment needs torchvision: pip install --no-deps torchvision==0.28.0"
-        ) from error
-
-
-_KEPT: list[Any] = []  # a library's definitions live as long as it does

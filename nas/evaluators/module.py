@@ -16,10 +16,12 @@ with warnings.catch_warnings():
     import brevitas.nn as qnn
     from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
 
+from hardsight.nas.export import LAYER_NORM_EPSILON
 from hardsight.nas.network import FLOAT_BITS, INPUT, Layer, Network
 
 _INT32_SAFE = 2.0**30  # a bias stays below half of what int32 holds: the accumulator needs the other half
 _LEAST_SCALE = 1e-12
+_POSITION_DEVIATION = 0.02  # of position embeddings at the start (Dosovitskiy et al., ICLR 2021)
 
 Array = npt.NDArray[Any]
 
@@ -48,10 +50,16 @@ class NetworkModule(nn.Module):
         self.norms = nn.ModuleDict()
         self.quantizers = nn.ModuleDict()
         for layer in network.layers:
+            read = network.tensors[layer.inputs[0]]
             if layer.has_weights:
-                self.layers[layer.name] = _weighted(layer, network.channels[layer.inputs[0]])
+                self.layers[layer.name] = _weighted(network, layer)
+            elif layer.kind == "tokens":
+                self.layers[layer.name] = _Positions(*network.tensors[layer.name].shape)
+            elif layer.kind == "layer_norm":
+                self.layers[layer.name] = nn.LayerNorm(read.channels, eps=LAYER_NORM_EPSILON)
             if layer.kind == "conv":
-                self.norms[layer.name] = nn.BatchNorm2d(layer.channels)
+                norm = nn.BatchNorm2d if len(read.shape) == 3 else nn.BatchNorm1d
+                self.norms[layer.name] = norm(layer.channels)
         for name in network.quantized:
             scheme = Uint8ActPerTensorFloat if name in network.non_negative else Int8ActPerTensorFloat
             self.quantizers[name] = qnn.QuantIdentity(act_quant=scheme, collect_stats_steps=calibration_steps)
@@ -64,21 +72,49 @@ class NetworkModule(nn.Module):
         return held[self.network.layers[-1].name]
 
     def _compute(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
-        if layer.kind == "add":
-            return inputs[0] + inputs[1]
-        if layer.kind == "pool":
-            return inputs[0].mean(dim=(2, 3))
-        operator: Any = self.layers[layer.name]
         x = inputs[0]
+        match layer.kind:
+            case "conv":
+                y = self.norms[layer.name](self._weigh(layer, x))
+                assert isinstance(y, Tensor)
+                return y
+            case "linear":
+                tokens = self.network.tensors[layer.inputs[0]].tokens
+                return self._weigh(layer, x if tokens else x.flatten(1))
+            case "add":
+                return inputs[0] + inputs[1]
+            case "mul":
+                return inputs[0] * inputs[1]
+            case "pool" if self.network.tensors[layer.inputs[0]].tokens:
+                return x.mean(dim=1)
+            case "pool":
+                return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+            case "hard_sigmoid":
+                return functional.hardsigmoid(x)
+            case "hard_swish":
+                return functional.hardswish(x)
+            case "gelu":
+                return functional.gelu(x)
+            case "attention":
+                queries, keys, values = (
+                    t.reshape(*t.shape[:2], layer.heads, -1).transpose(1, 2) for t in inputs
+                )
+                mixed = functional.scaled_dot_product_attention(queries, keys, values)
+                return mixed.transpose(1, 2).flatten(2)
+            case "tokens" | "layer_norm":
+                y = self.layers[layer.name](x)
+                assert isinstance(y, Tensor)
+                return y
+
+    def _weigh(self, layer: Layer, x: Tensor) -> Tensor:
+        operator: Any = self.layers[layer.name]
         if layer.weight_bits < FLOAT_BITS and self.quantizing:
             y = operator(x)
         elif layer.kind == "conv":
-            padding = (layer.kernel - 1) // 2
-            y = functional.conv2d(x, operator.weight, None, layer.stride, padding, 1, layer.groups)
+            convolve = functional.conv2d if x.ndim == 4 else functional.conv1d
+            y = convolve(x, operator.weight, None, layer.stride, layer.padding, 1, layer.groups)
         else:
             y = functional.linear(x, operator.weight, operator.bias)
-        if layer.kind == "conv":
-            y = self.norms[layer.name](y)
         assert isinstance(y, Tensor)
         return y
 
@@ -90,25 +126,41 @@ class NetworkModule(nn.Module):
         return out
 
 
-def _weighted(layer: Layer, in_channels: int) -> nn.Module:
+class _Positions(nn.Module):
+    """``(n, channels, *positions)`` → ``(n, tokens, channels)``, plus a learned embedding of the position."""
+
+    def __init__(self, tokens: int, channels: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, tokens, channels) * _POSITION_DEVIATION)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2) + self.positions
+
+
+def _weighted(network: Network, layer: Layer) -> nn.Module:
+    in_float = layer.weight_bits == FLOAT_BITS
     if layer.kind == "linear":
-        if layer.weight_bits == FLOAT_BITS:
-            return nn.Linear(in_channels, layer.channels)
+        features = network.weight_shape(layer)[1]
+        if in_float:
+            return nn.Linear(features, layer.channels)
         return _typed(
-            qnn.QuantLinear(in_channels, layer.channels, bias=True, weight_quant=Int8WeightPerChannelFloat)
+            qnn.QuantLinear(features, layer.channels, bias=True, weight_quant=Int8WeightPerChannelFloat)
         )
+    read = network.tensors[layer.inputs[0]]
     arguments: dict[str, Any] = {
+        "in_channels": read.channels,
+        "out_channels": layer.channels,
         "kernel_size": layer.kernel,
         "stride": layer.stride,
-        "padding": (layer.kernel - 1) // 2,
+        "padding": layer.padding,
         "groups": layer.groups,
         "bias": False,
     }
-    if layer.weight_bits == FLOAT_BITS:
-        return nn.Conv2d(in_channels, layer.channels, **arguments)
-    return _typed(
-        qnn.QuantConv2d(in_channels, layer.channels, weight_quant=Int8WeightPerChannelFloat, **arguments)
-    )
+    flat = len(read.shape) == 2
+    if in_float:
+        return nn.Conv1d(**arguments) if flat else nn.Conv2d(**arguments)
+    convolution = qnn.QuantConv1d if flat else qnn.QuantConv2d
+    return _typed(convolution(weight_quant=Int8WeightPerChannelFloat, **arguments))
 
 
 def _typed(module: Any) -> nn.Module:
@@ -133,9 +185,13 @@ def initializer_values(module: NetworkModule) -> dict[str, Array]:
         values[f"{name}.scale"] = np.array(scales[name], np.float32)
         values[f"{name}.zero_point"] = np.array(0 if name in module.network.non_negative else 128, np.uint8)
     for layer in module.network.layers:
-        if not layer.has_weights:
+        if layer.name not in module.layers:
             continue
         operator: Any = module.layers[layer.name]
+        if not layer.has_weights:
+            for role, tensor in operator.named_parameters():
+                values[f"{layer.name}.{role}"] = tensor.numpy()
+            continue
         factor, shift = _affine(module, layer)
         if layer.weight_bits == FLOAT_BITS:
             weight = operator.weight.double().numpy() * _per_channel(factor, operator.weight.ndim)
@@ -143,7 +199,17 @@ def initializer_values(module: NetworkModule) -> dict[str, Array]:
             values[f"{layer.name}.bias"] = shift.astype(np.float32)
         else:
             values.update(_integers(layer.name, operator, factor, shift, scales[layer.inputs[0]]))
+        if module.network.tensors[layer.name].tokens:
+            _for_matmul(values, layer.name, shift)
     return values
+
+
+def _for_matmul(values: dict[str, Array], name: str, bias: Array) -> None:
+    """A linear layer of tokens is a product from the right, whose bias is added in float."""
+    values[f"{name}.weight"] = values[f"{name}.weight"].T
+    for role in ("bias_scale", "bias_zero_point"):
+        values.pop(f"{name}.{role}", None)
+    values[f"{name}.bias"] = bias.astype(np.float32)
 
 
 def _affine(module: NetworkModule, layer: Layer) -> tuple[Array, Array]:

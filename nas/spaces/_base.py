@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from hardsight.candidate import Candidate
 from hardsight.errors import InputError, JobError
 from hardsight.ingest import read_onnx
-from hardsight.nas._text import fault, faults
+from hardsight.nas._text import fault, faults, key_names
 from hardsight.nas.data import DataKind
 from hardsight.nas.export import Values, network_to_onnx
 from hardsight.nas.network import Network
@@ -73,8 +73,8 @@ class SearchSpace(ABC):
         try:
             return cls(task, cls.options_type.model_validate(options))
         except ValidationError as error:
-            fields = cls.options_type.model_fields
-            wrong = [fault(e, fields, "space") for e in faults(map(dict, error.errors()))]
+            known = key_names(cls.options_type)
+            wrong = [fault(e, known, "space") for e in faults(map(dict, error.errors()))]
             raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
     def parameters(self, candidate: Candidate, model: type[Parameters]) -> Parameters:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from hardsight.candidate import Candidate, Json
 from hardsight.errors import JobError
 from hardsight.nas.data import DataKind
-from hardsight.nas.network import INPUT, PRECISION_BITS, Layer, Network, Precision
+from hardsight.nas.network import Layer, Network, Precision
 from hardsight.nas.spaces._base import NetworkSpace, Task
+from hardsight.nas.spaces._options import Resolution, Strict, Width, executed, resolutions
+from hardsight.nas.spaces.blocks import Block, LayerStack
 
 if TYPE_CHECKING:
     import optuna
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Block(_Strict):
+class _Block(Strict):
     kernel: Literal[3, 5]
     expansion: int = Field(ge=1)
     precision: Precision
 
 
-class _Stage(_Strict):
+class _Stage(Strict):
     width: int = Field(ge=1)
     blocks: tuple[_Block, ...] = Field(min_length=1)
 
 
-class _Parameters(_Strict):
+class _Parameters(Strict):
     channels: int = Field(ge=1)
     classes: int = Field(ge=2)
     resolution: int = Field(ge=4)
@@ -42,10 +40,7 @@ class _Parameters(_Strict):
     head_precision: Precision
 
 
-Width = Annotated[int, Field(strict=True, ge=1, le=4096)]
-
-
-class Options(_Strict):
+class Options(Strict):
     """What a job file may set.
 
     Args:
@@ -59,9 +54,7 @@ class Options(_Strict):
         precisions: choices per block; by default all that the device executes.
     """
 
-    resolutions: tuple[Annotated[int, Field(strict=True, ge=4, le=1024)], ...] | None = Field(
-        default=None, min_length=1
-    )
+    resolutions: tuple[Resolution, ...] | None = Field(default=None, min_length=1)
     max_depth: int = Field(default=3, strict=True, ge=1, le=8)
     widths: tuple[tuple[Width, Width], ...] = Field(
         default=((8, 24), (16, 40), (24, 64)), min_length=1, max_length=6
@@ -99,16 +92,8 @@ class QuantCnnSpace(NetworkSpace):
     def __init__(self, task: Task, options: Options | None = None) -> None:
         self.task = task
         self.options = options or Options()
-        executed = [p for p in PRECISION_BITS if p in task.precisions]
-        wanted = self.options.precisions or executed
-        self.precisions = [p for p in executed if p in wanted]
-        if not self.precisions or len(self.precisions) < len(set(wanted)):
-            raise JobError(
-                f"precisions {', '.join(wanted) or 'none'} were asked of space '{self.name}', which "
-                "has fp32 and int8; "
-                f"the device executes {', '.join(task.precisions)}; name only what both have"
-            )
-        self.resolutions = tuple(sorted(set(self.options.resolutions or _resolutions(max(task.shape[1:])))))
+        self.precisions = executed(self.name, task, self.options.precisions)
+        self.resolutions = tuple(sorted(set(self.options.resolutions or resolutions(max(task.shape[1:])))))
         for low, high in self.options.widths:
             if low > high:
                 raise JobError(
@@ -184,46 +169,17 @@ class QuantCnnSpace(NetworkSpace):
         return chosen
 
 
-def _resolutions(side: int) -> tuple[int, ...]:
-    """Small images may be enlarged, large ones made smaller; multiples of 4 from 8 to 224 pixels."""
-    factors = (
-        (1.0, 2.0, 3.0, 4.0) if side <= 12 else (0.5, 1.0, 1.5, 2.0) if side <= 28 else (0.25, 0.5, 0.75, 1.0)
-    )
-    return tuple(min(224, max(8, round(side * factor / 4) * 4)) for factor in factors)
-
-
-def _layers(p: _Parameters) -> Iterator[tuple[Layer, Precision]]:
+def _layers(p: _Parameters) -> list[tuple[Layer, Precision]]:
+    stack = LayerStack(p.channels)
     stem_stride = 2 if p.resolution >= 16 else 1
-    stem = Layer("stem", "conv", (INPUT,), channels=p.stem_width, kernel=3, stride=stem_stride, relu=True)
-    yield stem, p.stem_precision
-    x, width = "stem", p.stem_width
+    stack.block(
+        "stem",
+        Block(block="conv", width=p.stem_width, stride=stem_stride, kernel=3, precision=p.stem_precision),
+    )
     for s, stage in enumerate(p.stages):
         for b, block in enumerate(stage.blocks):
             stride = 2 if b == 0 and s > 0 else 1
-            for layer in _bottleneck(f"s{s}_b{b}", x, width, stage.width, stride, block):
-                yield layer, block.precision
-                x = layer.name
-            width = stage.width
-    yield Layer("pool", "pool", (x,)), p.head_precision
-    yield Layer("classifier", "linear", ("pool",), channels=p.classes), p.head_precision
-
-
-def _bottleneck(name: str, x: str, c_in: int, c_out: int, stride: int, block: _Block) -> Iterator[Layer]:
-    """Expand (unless by 1), depthwise, project; the input is added where shapes allow."""
-    hidden, top = c_in * block.expansion, x
-    if block.expansion > 1:
-        top = f"{name}_expand"
-        yield Layer(top, "conv", (x,), channels=hidden, relu=True)
-    yield Layer(
-        f"{name}_depthwise",
-        "conv",
-        (top,),
-        channels=hidden,
-        kernel=block.kernel,
-        stride=stride,
-        groups=hidden,
-        relu=True,
-    )
-    yield Layer(f"{name}_project", "conv", (f"{name}_depthwise",), channels=c_out)
-    if stride == 1 and c_in == c_out:
-        yield Layer(f"{name}_add", "add", (f"{name}_project", x))
+            mbconv = Block(block="mbconv", width=stage.width, stride=stride, **block.model_dump())
+            stack.block(f"s{s}_b{b}", mbconv)
+    stack.head(p.classes, p.head_precision)
+    return stack.layers

@@ -108,6 +108,11 @@ class Network:
             signed_input,
         )
 
+    def floating(self) -> Network:
+        """The same layers without quantization."""
+        layers = (replace(layer, weight_bits=FLOAT_BITS, output_bits=FLOAT_BITS) for layer in self.layers)
+        return replace(self, layers=tuple(layers), input_bits=FLOAT_BITS)
+
     @cached_property
     def channels(self) -> dict[str, int]:
         """Channels of every tensor."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from hardsight.candidate import Candidate
 from hardsight.errors import HardsightError, JobError, StorageError
 from hardsight.nas._text import fault, faults
+from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 class TrialFailure(HardsightError):
     """One candidate failed, not the search: its training diverged, ran out of memory or of time."""
+
+
+Details = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Evaluation:
         duration_s: it took.
         weights: trained tensors by name, as `save` keeps them; empty where nothing was
             trained.
+        pruned: whether the training was ended, or not begun, because others promised more: the accuracy is a
+            lower bound, and the front's networks are trained on.
+        details: what the evaluator wants to know of this candidate when it judges others, as JSON.
     """
 
     candidate: Candidate
@@ -47,6 +55,8 @@ class Evaluation:
     epochs: int = 0
     duration_s: float = 0.0
     weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+    pruned: bool = False
+    details: Details = field(default_factory=dict, repr=False)
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors with the rest as its metadata, whole or not at all.
@@ -63,6 +73,8 @@ class Evaluation:
             "seed": str(self.seed),
             "epochs": str(self.epochs),
             "duration_s": repr(self.duration_s),
+            "pruned": json.dumps(self.pruned),
+            "details": json.dumps(dict(self.details)),
         }
         temporary = path.with_suffix(".part")
         try:
@@ -94,6 +106,8 @@ class Evaluation:
                 int(metadata["epochs"]),
                 float(metadata["duration_s"]),
                 weights,
+                json.loads(metadata.get("pruned", "false")),
+                json.loads(metadata.get("details", "{}")),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
@@ -132,6 +146,14 @@ class AccuracyEvaluator(ABC):
             wrong = [fault(e, fields, "evaluator") for e in faults(map(dict, error.errors()))]
             raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
+    def begin(self, folder: Path, progress: Progress | None = None) -> None:  # noqa: B027 - most need nothing
+        """Called before the first trial of a search, also of a resumed one.
+
+        Args:
+            folder: of the study; what the evaluator keeps there is not made again.
+            progress: of what it does before it can answer.
+        """
+
     @abstractmethod
     def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
         """Accuracy on the validation part; the same arguments give the same answer.
@@ -144,6 +166,20 @@ class AccuracyEvaluator(ABC):
         Raises:
             TrialFailure: when this candidate, not the task, is the trouble.
         """
+
+    def evaluate_among(self, candidate: Candidate, seed: int, rivals: Sequence[Details]) -> Evaluation:
+        """`evaluate` within a search, where a candidate that promises too little need not be trained to the end.
+
+        Args:
+            candidate: of the evaluator's space.
+            seed: of initial weights and batches.
+            rivals: `Evaluation.details` of earlier candidates that cost no more in any objective, in order: with
+                an equal accuracy they would be the better choice. The cheapest candidate has none.
+
+        Raises:
+            TrialFailure: as `evaluate`.
+        """
+        return self.evaluate(candidate, seed)
 
     @abstractmethod
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:

@@ -57,7 +57,7 @@ def synflow(module: nn.Module, samples: Tensor, labels: Tensor) -> float:
             out = module(torch.ones_like(samples[:1], dtype=torch.double)).sum()
             gradients = torch.autograd.grad(out, weights, allow_unused=True)
         total = sum(
-            float((w * g).abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
+            float((w * g).detach().abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
         )
     finally:
         module.float()

@@ -171,6 +171,13 @@ class QatEvaluator(AccuracyEvaluator):
         Raises:
             TrialFailure: when the loss is not finite or the deadline (of `time.perf_counter`) is passed.
         """
+        for _ in self._epochs(module, epochs, shuffle, deadline):
+            pass
+
+    def _epochs(
+        self, module: NetworkModule, epochs: int, shuffle: torch.Generator, deadline: float
+    ) -> Iterator[int]:
+        """`_cycle` with a pause after each epoch, for who wants to look at the module as it then is."""
         n_batches = self._n_batches()
         float_steps = self._float_steps(module.network, epochs * n_batches)
         samples, labels = self._part(module.network, "train")
@@ -178,9 +185,9 @@ class QatEvaluator(AccuracyEvaluator):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.options.learning_rate, total_steps=epochs * n_batches
         )
-        module.train()
         step = 0
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            module.train()
             for chosen in torch.randperm(len(samples), generator=shuffle).tensor_split(n_batches):
                 module.quantizing = step >= float_steps
                 loss = functional.cross_entropy(
@@ -195,7 +202,8 @@ class QatEvaluator(AccuracyEvaluator):
                 optimizer.step()
                 schedule.step()
                 step += 1
-        module.eval()
+            module.eval()
+            yield epoch + 1
 
     def _accuracy(self, module: NetworkModule) -> float:
         """Of a trained module on the validation part.

@@ -36,12 +36,14 @@ class Options(qat.Options):
     """What a job file may set, beside what `qat` has.
 
     Args:
+        quantized_share: of the supernet's steps, and of a further training's.
         supernet_epochs: passes over the training part to train the supernet; by default five times the job's
             ``epochs``.
         networks: trained in each step: the largest, the smallest, and others at random.
         calibration: batches from which an inheriting network takes its statistics.
     """
 
+    quantized_share: float = Field(default=0.15, gt=0, le=1)
     supernet_epochs: int | None = Field(default=None, strict=True, ge=1)
     networks: int = Field(default=4, strict=True, ge=2)
     calibration: int = Field(default=20, strict=True, ge=1)

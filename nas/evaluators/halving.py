@@ -31,10 +31,10 @@ class Options(qat.Options):
     """What a job file may set, beside what `qat` has.
 
     Args:
-        pruner: Optuna's that decides; ``halving`` trains the best of each rung on, ``hyperband`` starts some
-            candidates at later rungs, ``median`` trains on what is above the median.
+        pruner: Optuna's that decides; ``halving`` trains one in ``reduction`` of each rung on, ``hyperband`` spares
+            some candidates the first rungs, ``median`` trains on what is not below the median.
         min_epochs: before the first decision; by default the job's epochs over ``reduction`` squared.
-        reduction: epochs grow by this factor from rung to rung, and one in so many candidates goes on.
+        reduction: factor by which epochs grow from rung to rung.
     """
 
     pruner: Literal["halving", "hyperband", "median"] = "halving"

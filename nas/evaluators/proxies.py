@@ -88,7 +88,8 @@ def jacob_cov(module: nn.Module, samples: Tensor, labels: Tensor) -> float:
     """
     x = samples.detach().clone().requires_grad_()
     with _training(module), torch.enable_grad():
-        (gradient,) = torch.autograd.grad(module(x).sum(), x)
+        # a network without a path from its input has no gradient, and the lowest score
+        (gradient,) = torch.autograd.grad(module(x).sum(), x, allow_unused=True, materialize_grads=True)
     values = torch.linalg.eigvalsh(torch.corrcoef(gradient.reshape(len(x), -1).double()).nan_to_num())
     return float(-(torch.log(values + _JITTER) + 1 / (values + _JITTER)).sum())
 

@@ -36,7 +36,8 @@ class Options(qat.Options):
     """What a job file may set, beside what `qat` has.
 
     Args:
-        quantized_share: of the supernet's steps, and of a further training's.
+        quantized_share: of the supernet's steps and of a further training's, the last ones, that simulate the
+            quantized arithmetic.
         supernet_epochs: passes over the training part to train the supernet; by default five times the job's
             ``epochs``.
         networks: trained in each step: the largest, the smallest, and others at random.

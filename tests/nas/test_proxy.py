@@ -99,6 +99,15 @@ def test_samples_that_look_alike_score_low() -> None:
     assert jacob_cov(wide, x, y) > jacob_cov(flat, x, y)
 
 
+def test_a_network_that_ignores_its_input_scores_lowest() -> None:
+    class Blind(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(x), 3, requires_grad=True)
+
+    x, y = batch()
+    assert jacob_cov(Blind(), x, y) < jacob_cov(NetworkModule(NETWORK), x, y)
+
+
 @pytest.mark.parametrize("name", PROXIES)
 def test_scores_repeat_and_leave_the_module_as_it_was(name: str) -> None:
     torch.manual_seed(0)

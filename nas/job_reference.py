@@ -142,7 +142,7 @@ def _kind(facts: Mapping[str, Any]) -> str:
 
 def _arguments(model: type[BaseModel]) -> dict[str, str]:
     """The sentences of the section ``Args`` of a class's docstring and of those of its bases."""
-    found = {}
+    found: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         section = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2]
         found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M))

@@ -1,7 +1,8 @@
 """Evaluators of accuracy compared: ``python -m hardsight.experiments.accuracy_evaluators [--candidates 20]``.
 
 Judgements are kept in ``runs/accuracy_evaluators``; only what is missing is made. Writes
-``experiments/accuracy_evaluators/README.md`` when run in a checkout. About ten minutes on an idle core.
+``experiments/accuracy_evaluators/README.md`` when run in a checkout. The second table reads a public one below
+``HARDSIGHT_DATA``. About ten minutes on an idle core.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardsight.cli import _boundary
+from hardsight.cli import _boundary, _show
 from hardsight.datasets.journal import Journal
-from hardsight.errors import InputError
+from hardsight.errors import DataError, InputError
+from hardsight.experiments.accuracy_evaluators.published import published_table, score
 from hardsight.experiments.accuracy_evaluators.runs import CANDIDATES, make
 from hardsight.experiments.accuracy_evaluators.tables import table
 from hardsight.experiments.readme_tables import write
@@ -40,6 +42,13 @@ def main(count: int = CANDIDATES, folder: Path = FOLDER, readme: Path = README) 
         make(folder, count, progress)
     rows = [row for row in Journal(folder / "rows.jsonl") if row["candidate"] < count]
     write(readme, "evaluators", table(rows))
+    try:
+        with progress_bars() as progress:
+            score(folder, progress)
+    except DataError as error:
+        _show.note(f"table 'published' is left as it is: {error}")
+    else:
+        write(readme, "published", published_table(folder))
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from hardsight.experiments.readme_tables import markdown
 from hardsight.nas.evaluators.proxies import PROXIES
 from hardsight.progress import Progress
 
-CELLS = 50
+CELLS = 40
 COLUMNS = {
     "parameters": "params", "macs": "flops", "grad_norm": "grad_norm", "snip": "snip", "synflow": "synflow",
     "naswot": "nwot", "jacob_cov": "jacov",

@@ -22,7 +22,8 @@ from hardsight.progress import Progress
 CANDIDATES = 20
 EPOCHS = 8
 SHORT = 2
-SUPERNET_EPOCHS = 30
+RUNGS_EPOCHS = 4
+SUPERNET_EPOCHS = 16
 FULL_SEEDS = (0, 1)
 CHEAP_SEED = 2  # none of the full trainings': chance must not be shared
 SPACE = QuantCnnSpace(
@@ -65,7 +66,7 @@ def judges(folder: Path) -> Iterator[tuple[str, Judge]]:
     for seed in FULL_SEEDS:
         yield f"full-{seed}", lambda c, seed=seed: in_mid_cycle(full, c, seed)
     yield "short", lambda c: {"score": full.evaluate(c, CHEAP_SEED, SHORT).accuracy}
-    rungs = halving.HalvingEvaluator(SPACE, data, EPOCHS, halving.Options(min_epochs=SHORT))
+    rungs = halving.HalvingEvaluator(SPACE, data, RUNGS_EPOCHS, halving.Options(min_epochs=SHORT))
     yield (
         "rungs",
         lambda c: dict(rungs.evaluate_among(c, CHEAP_SEED, ()).details),

@@ -42,12 +42,13 @@ def table(rows: Iterable[Row]) -> str:
     rungs = by["rungs"]
     for i, (epochs, _) in enumerate(rungs[0]["curve"]):
         scores = np.array([row["curve"][i][1] for row in rungs])
-        add(f"`halving`, rung of {epochs} epochs", scores, _cost(rungs) * epochs / EPOCHS)
+        add(f"`halving`, rung of {epochs} epochs", scores, _cost(rungs) * epochs / rungs[0]["curve"][-1][0])
     held = by["supernet"]
     training_s = max(row["training_s"] for row in held)
     each_s = _cost(held) - training_s / len(held)
     add("`supernet`, inherited", _scores(held), each_s)
-    add(f"`supernet`, {SHORT} epochs more", _scores(by["tuned"]), _cost(by["tuned"]))
+    if by["tuned"]:
+        add(f"`supernet`, {SHORT} epochs more", _scores(by["tuned"]), _cost(by["tuned"]))
     for name in PROXIES:
         lines.append((*_line(f"`{name}`", _scores(by[name]), mean, _cost(by[name]), full_s)[:-1], ""))
     columns = ("", "Spearman", "90 % interval", "Kendall", "cost", "mean accuracy")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from hardsight.candidate import Candidate
 from hardsight.errors import JobError
@@ -57,7 +57,7 @@ class HalvingEvaluator(qat.QatEvaluator):
     Args and the rest as `QatEvaluator`; `evaluate` never ends early and has one cycle.
     """
 
-    options_type: ClassVar[type[BaseModel]] = Options
+    options_type: ClassVar[type[qat.Options]] = Options
     options: Options
 
     @classmethod

@@ -27,7 +27,7 @@ def macs(module: nn.Module, samples: Tensor, labels: Tensor) -> float:
     """Multiply-accumulates of one inference: the other baseline."""
     with FlopCounterMode(display=False) as counter, _evaluating(module), torch.no_grad():
         module(samples[:1])
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def grad_norm(module: nn.Module, samples: Tensor, labels: Tensor) -> float:
@@ -57,7 +57,9 @@ def synflow(module: nn.Module, samples: Tensor, labels: Tensor) -> float:
             out = module(torch.ones_like(samples[:1], dtype=torch.double)).sum()
             gradients = torch.autograd.grad(out, weights, allow_unused=True)
         total = sum(
-            float((w * g).detach().abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
+            float((w * g).detach().abs().sum())
+            for w, g in zip(weights, gradients, strict=True)
+            if g is not None
         )
     finally:
         module.float()
@@ -108,7 +110,7 @@ def _gradients(module: nn.Module, samples: Tensor, labels: Tensor) -> list[tuple
     return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None]
 
 
-class _Patterns(TorchFunctionMode):  # type: ignore[misc]
+class _Patterns(TorchFunctionMode):
     """Keeps where each ReLU was active."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from hardsight.candidate import Candidate
 from hardsight.nas.evaluators import qat
@@ -42,7 +42,7 @@ class ProxyEvaluator(qat.QatEvaluator):
     Args and the rest as `QatEvaluator`; `evaluate` always trains.
     """
 
-    options_type: ClassVar[type[BaseModel]] = Options
+    options_type: ClassVar[type[qat.Options]] = Options
     options: Options
 
     def evaluate_among(self, candidate: Candidate, seed: int, rivals: Sequence[Details]) -> Evaluation:

@@ -68,7 +68,7 @@ class QatEvaluator(AccuracyEvaluator):
         torch_device: where tensors live.
     """
 
-    options_type: ClassVar[type[BaseModel]] = Options
+    options_type: ClassVar[type[Options]] = Options
 
     def __init__(
         self,

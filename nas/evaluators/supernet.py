@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,7 +67,7 @@ class SupernetEvaluator(qat.QatEvaluator):
         The rest is as of `QatEvaluator`. With ``epochs``, `evaluate` trains on from the inherited weights.
     """
 
-    options_type: ClassVar[type[BaseModel]] = Options
+    options_type: ClassVar[type[qat.Options]] = Options
     options: Options
     supernet_seed = 0
     _folder: Path | None = None

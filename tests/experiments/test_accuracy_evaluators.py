@@ -23,7 +23,8 @@ def rows() -> list[dict[str, Any]]:
 
     def add(method: str, scores: list[float], cpu_s: float, **more: Any) -> None:
         found.extend(
-            {"method": method, "candidate": i, "score": s, "cpu_s": cpu_s, **more} for i, s in enumerate(scores)
+            {"method": method, "candidate": i, "score": s, "cpu_s": cpu_s, **more}
+            for i, s in enumerate(scores)
         )
 
     up = [0.5, 0.6, 0.7, 0.8, 0.9]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def judges(folder: Path) -> Iterator[tuple[str, Judge]]:
     data = load_data(DataSpec(), seed=0)
     full = qat.QatEvaluator(SPACE, data, EPOCHS)
     for seed in FULL_SEEDS:
-        yield f"full-{seed}", lambda c, seed=seed: in_mid_cycle(full, c, seed)
+        yield f"full-{seed}", partial(in_mid_cycle, full, seed)
     yield "short", lambda c: {"score": full.evaluate(c, CHEAP_SEED, SHORT).accuracy}
     rungs = halving.HalvingEvaluator(SPACE, data, RUNGS_EPOCHS, halving.Options(min_epochs=SHORT))
     yield (
@@ -73,7 +74,7 @@ def judges(folder: Path) -> Iterator[tuple[str, Judge]]:
     )  # without rivals: to the end
     for name in PROXIES:
         scorer = proxy.ProxyEvaluator(SPACE, data, EPOCHS, proxy.Options.model_validate({"proxy": name}))
-        yield name, lambda c, scorer=scorer: {"score": scorer.score(c, CHEAP_SEED)}
+        yield name, partial(untrained, scorer)
     shared = supernet.SupernetEvaluator(
         SPACE, data, EPOCHS, supernet.Options(supernet_epochs=SUPERNET_EPOCHS)
     )
@@ -82,7 +83,12 @@ def judges(folder: Path) -> Iterator[tuple[str, Judge]]:
     yield "tuned", lambda c: {"score": shared.evaluate(c, CHEAP_SEED, SHORT).accuracy}
 
 
-def in_mid_cycle(evaluator: qat.QatEvaluator, candidate: Candidate, seed: int) -> Row:
+def untrained(scorer: proxy.ProxyEvaluator, candidate: Candidate) -> Row:
+    """A proxy's score."""
+    return {"score": scorer.score(candidate, CHEAP_SEED)}
+
+
+def in_mid_cycle(evaluator: qat.QatEvaluator, seed: int, candidate: Candidate) -> Row:
     """A full training, with the accuracies that it would have had to be stopped at."""
     curve = []
     with evaluator._working(seed):

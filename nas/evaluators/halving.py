@@ -33,7 +33,7 @@ class Options(qat.Options):
     Args:
         pruner: Optuna's that decides; ``halving`` trains one in ``reduction`` of each rung on, ``hyperband`` spares
             some candidates the first rungs, ``median`` trains on what is not below the median.
-        min_epochs: before the first decision; by default the job's epochs over ``reduction`` squared.
+        min_epochs: before the first decision; by default the job's epochs over ``reduction``.
         reduction: factor by which epochs grow from rung to rung.
     """
 
@@ -52,7 +52,7 @@ class HalvingEvaluator(qat.QatEvaluator):
 
     Each rung ends a cycle of the learning rate (warm restarts with growing cycles; Loshchilov and Hutter, "SGDR",
     2017), quantization included: what is compared, and kept of a candidate that is given up, is a finished
-    network, not one in the middle of a cycle.
+    network, not one in the middle of a cycle, whose accuracy says little (``experiments/accuracy_evaluators``).
 
     Args and the rest as `QatEvaluator`; `evaluate` never ends early and has one cycle.
     """
@@ -72,7 +72,7 @@ class HalvingEvaluator(qat.QatEvaluator):
 
     @property
     def min_epochs(self) -> int:
-        return self.options.min_epochs or max(1, self.epochs // self.options.reduction**2)
+        return self.options.min_epochs or max(1, self.epochs // self.options.reduction)
 
     @property
     def rungs(self) -> list[int]:

@@ -206,9 +206,10 @@ class SupernetEvaluator(qat.QatEvaluator):
         if not torch.isfinite(loss):
             rate = self.options.learning_rate
             raise JobError(f"the supernet diverged; give 'evaluator' a 'learning_rate' below {rate:g}")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         shared.take_gradients(module)
-        return logits.detach()
+        answer: Tensor = logits.detach()
+        return answer
 
     @torch.no_grad()
     def _calibrate(self, module: NetworkModule, seed: int) -> None:

@@ -74,7 +74,8 @@ def test_hyperband_spares_some_at_the_first_rung() -> None:
 
 
 def test_a_candidate_that_falls_behind_is_given_up_and_keeps_what_it_reached(data: LabelledData) -> None:
-    evaluator = HalvingEvaluator(SPACE, data, epochs=4)
+    evaluator = HalvingEvaluator(SPACE, data, epochs=4, options=Options(min_epochs=1))
+    assert HalvingEvaluator(SPACE, data, epochs=12).rungs == [6, 12]
     assert evaluator.rungs == [1, 2, 4]
     rivals = [GOOD, GOOD, {"other": 1}]
     first, again = (evaluator.evaluate_among(smallest(), 0, rivals) for _ in range(2))
@@ -180,7 +181,8 @@ def test_nothing_is_delivered_that_was_given_up(tmp_path: Path, breaks: bool) ->
 
 
 def test_a_search_with_halving_delivers_trained_networks(tmp_path: Path) -> None:
-    job = {"trials": 6, "epochs": 4, "final_epochs": 0, "evaluator": "halving", "objectives": ["error"]}
+    job = {"trials": 6, "epochs": 4, "final_epochs": 0, "evaluator": {"name": "halving", "min_epochs": 1}}
+    job["objectives"] = ["error"]
     report = search(tmp_path / "a", None, **job)
     assert report.counts["trained in part"] > 0
     assert report.rows

@@ -24,11 +24,11 @@ class Options(qat.Options):
     """What a job file may set, beside what `qat` has.
 
     Args:
-        proxy: the score; ``parameters`` and ``macs`` are mere sizes.
+        proxy: the score; ``parameters`` and ``macs`` are mere sizes, and ranked as well as the others.
         share: of the candidates, those with the highest scores among what costs no more, that are trained.
     """
 
-    proxy: Literal["parameters", "macs", "grad_norm", "snip", "synflow", "naswot", "jacob_cov"] = "synflow"
+    proxy: Literal["parameters", "macs", "grad_norm", "snip", "synflow", "naswot", "jacob_cov"] = "macs"
     share: float = Field(default=0.5, gt=0, le=1)
 
 

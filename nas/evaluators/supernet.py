@@ -118,7 +118,13 @@ class SupernetEvaluator(qat.QatEvaluator):
             return self._evaluation(candidate, module, seed, 0, start)
 
     def _module(self, candidate: Candidate, epochs: int) -> NetworkModule:
-        return self._shared().lend(super()._module(candidate, epochs))
+        """Calibrated, since a short training does not bring the statistics of another network home."""
+        module = self._shared().lend(super()._module(candidate, epochs))
+        self._calibrate(module, self.supernet_seed)
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.momentum = nn.BatchNorm2d(1).momentum
+        return module
 
     def _shared(self) -> SharedWeights:
         if self._trained is None:

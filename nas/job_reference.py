@@ -96,6 +96,14 @@ A stage has one value or a list of choices per key:
 _EVALUATOR = """
 How a candidate's accuracy is found. A name alone may stand for the mapping; the keys beside `name` are options of that
 evaluator.
+
+Which one: `qat`, the default, assumes nothing. `halving` is for trainings of many epochs: at half of them, annealed,
+candidates are ranked about as well as by another full training; much earlier they are not, so leave `min_epochs` high.
+`supernet` is for a hundred trials and more, since its training takes as long as that of tens of candidates; it ranks
+about as well as the number of weights, but a candidate is there with weights to go on from. `proxy` gives up
+candidates by their looks; `macs` and `parameters` ranked as well as any score there
+([measured](../experiments/accuracy_evaluators/README.md)). What `halving` and `proxy` give up counts in the search
+with the accuracy it reached, guessing at the least; networks of the front are always trained to the end.
 """
 
 
@@ -189,7 +197,9 @@ def _kind(facts: Mapping[str, Any]) -> str:
 
 
 def _arguments(model: type[BaseModel]) -> dict[str, str]:
-    """The sentences of the section ``Args`` of a class's docstring."""
-    section = inspect.cleandoc(model.__doc__ or "").split("Args:\n", 1)[1]
-    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M)
-    return {key: " ".join(text.split()) for key, text in found}
+    """The sentences of the section ``Args`` of a class's docstring and of those of its bases."""
+    found: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        section = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2]
+        found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M))
+    return {key: " ".join(text.split()) for key, text in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hardsight.errors import InputError, JobError, StorageError
@@ -75,7 +76,9 @@ def join_search(
         check_data(setting, found, name)
         _check_predictions(setting, found)
         before = _own(found)
-        work(setting, found, weights, uuid.uuid4().int % 2**20, parallel=True, progress=progress)
+        with TemporaryDirectory(prefix="hardsight-") as own:
+            setting.evaluator.begin(folder or Path(own), progress)
+            work(setting, found, weights, uuid.uuid4().int % 2**20, parallel=True, progress=progress)
         return _own(found) - before
 
 

@@ -153,6 +153,11 @@ class Network:
             signed_input,
         )
 
+    def floating(self) -> Network:
+        """The same layers without quantization."""
+        layers = (replace(layer, weight_bits=FLOAT_BITS, output_bits=FLOAT_BITS) for layer in self.layers)
+        return replace(self, layers=tuple(layers), input_bits=FLOAT_BITS)
+
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Shapes of the input and of all that the layers write."""

@@ -134,6 +134,7 @@ def _work(plan: Plan, number: int, failed: Connection) -> None:
     try:
         with storage_errors(folder.path), quiet_optuna():
             setting = prepare(plan.job, plan.predictor, plan.evaluator, plan.device)
+            setting.evaluator.begin(folder.path)
             work(setting, folder.load(plan.job), folder.weights, number, parallel=True)
     except Exception as error:
         known = isinstance(error, HardsightError)  # others may not survive pickling

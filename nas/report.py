@@ -120,7 +120,7 @@ class SearchReport:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Trials by fate: trained, reused, infeasible, and each kind of failure."""
+        """Trials by fate: trained, given up early, reused, infeasible, and each kind of failure."""
         return dict(Counter(_fate(record) for record in self.records))
 
     @cached_property
@@ -133,6 +133,15 @@ class SearchReport:
     def train_s(self) -> float:
         """Time spent on training during the search."""
         return float(sum(record.trial.user_attrs.get("train_s", 0.0) for record in self.records))
+
+    @cached_property
+    def epochs_saved(self) -> tuple[int, int]:
+        """Epochs of training that the evaluator saved by giving candidates up, and those there would have been."""
+        judged = [
+            record for record in self.records if record.complete and "epochs" in record.trial.user_attrs
+        ]
+        saved = sum(self.job.epochs - record.epochs for record in judged if record.pruned)
+        return saved, self.job.epochs * len(judged)
 
     @property
     def cost_objectives(self) -> list[str]:
@@ -195,6 +204,7 @@ class SearchReport:
             "search_s": self.search_s,
             "train_s": self.train_s,
             "front_size": float(len(self.rows)),
+            "epochs_saved": float(self.epochs_saved[0]),
             **{f"trials_{fate.replace(' ', '_')}": float(n) for fate, n in self.counts.items()},
         }
         if self.rows:
@@ -211,6 +221,9 @@ class SearchReport:
             f"{len(self.records)} trials ({counts}) in {format_quantity(self.search_s, 's')}, "
             f"of which {format_quantity(self.train_s, 's')} training."
         ]
+        saved, whole = self.epochs_saved
+        if saved:
+            lines.append(f"Giving candidates up early saved {saved} of {whole} epochs of training.")
         if self.closest is not None:
             parts = [
                 f"{name} {show(name, upper)} at the upper end of its interval against a limit of "
@@ -347,6 +360,7 @@ def _trial_row(job: Job, record: TrialRecord, on_front: bool) -> Row:
         "digest": record.candidate.digest if "candidate" in attributes else None,
         "accuracy": record.accuracy,
         "train_s": attributes.get("train_s"),
+        "epochs": attributes.get("epochs"),
         "started": record.trial.datetime_start,
         "duration_s": record.trial.duration.total_seconds() if record.trial.duration else None,
     }
@@ -363,6 +377,8 @@ def _fate(record: TrialRecord) -> str:
         return f"failed, {record.failure}"
     if record.accuracy is None:
         return "infeasible"
+    if record.pruned:
+        return "trained in part" if record.epochs else "not trained"
     return "seen before" if record.reused else "trained"
 
 

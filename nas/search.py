@@ -182,6 +182,7 @@ def run_search(
         study = _open(setting, folder)
         report = None
         try:
+            setting.evaluator.begin(folder.path, progress)
             with track(setting, folder.path) if track else nullcontext() as run:
                 if workers == 1:
                     work(setting, study, folder.weights, progress=progress)

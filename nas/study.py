@@ -209,6 +209,21 @@ class TrialRecord:
         return bool(self.trial.user_attrs.get("reused", False))
 
     @property
+    def pruned(self) -> bool:
+        """Whether the evaluator ended its training early or did not begin it."""
+        return bool(self.trial.user_attrs.get("pruned", False))
+
+    @property
+    def epochs(self) -> int:
+        """It was trained for in this trial."""
+        return int(self.trial.user_attrs.get("epochs", 0))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the evaluator noted to judge later candidates by; empty where it has nothing to say."""
+        return dict(self.trial.user_attrs.get("details", {})) if self.complete else {}
+
+    @property
     def failure(self) -> str | None:
         """Why a trial counts as done without a result; None also for one that was interrupted."""
         if self.trial.state.name != "FAIL":

@@ -68,7 +68,8 @@ def verify_front(
     for i, record in enumerate(chosen):
         if progress:
             progress("verify front", i, len(chosen))
-        rows.append(_verify(setting, folder, record, target, measure, notes))
+        row = _verify(setting, folder, record, target, measure, notes)
+        rows += [] if row is None else [row]
     if progress and chosen:
         progress("verify front", len(chosen), len(chosen))
     kept = {row["file"] for row in rows}
@@ -94,10 +95,12 @@ def _verify(
     target: Device | None,
     measure: Measure | None,
     notes: list[str],
-) -> Row:
+) -> Row | None:
     from hardsight.ingest import read_onnx
 
     evaluation = _final(setting, folder, record, notes)
+    if evaluation is None:
+        return None
     model = setting.evaluator.to_onnx(evaluation)
     digest = record.candidate.digest
     path = folder.front / f"{digest}.onnx"
@@ -148,26 +151,30 @@ def _tested(
     return float((chosen == labels).mean()), float((chosen == here).mean())
 
 
-def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation:
-    """The better of the search's weights and those of a longer training, judged on the validation part."""
+def _final(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation | None:
+    """The better of the search's weights and those of a longer training, judged on the validation part.
+
+    What the search gave up early is always trained to the end; None where that fails.
+    """
     job, candidate = setting.job, record.candidate
     searched = _searched(setting, folder, record, notes)
-    if job.final_epochs == 0:
+    epochs = job.final_epochs or (job.epochs if searched.pruned else 0)
+    if epochs == 0:
         return searched
     path = folder.weights / f"{candidate.digest}-final.safetensors"
     if path.exists():
         final = Evaluation.load(path)
     else:
         try:
-            final = setting.evaluator.evaluate(candidate, job.seed, job.final_epochs)
+            final = setting.evaluator.evaluate(candidate, job.seed, epochs)
         except TrialFailure as failure:
+            otherwise = "it is left out" if searched.pruned else "the search's is used"
             notes.append(
-                f"The final training of network {candidate.digest[:8]} failed ({failure}); the "
-                "search's is used."
+                f"The final training of network {candidate.digest[:8]} failed ({failure}); {otherwise}."
             )
-            return searched
+            return None if searched.pruned else searched
         final.save(path)
-    return final if final.accuracy >= searched.accuracy else searched
+    return final if searched.pruned or final.accuracy >= searched.accuracy else searched
 
 
 def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes: list[str]) -> Evaluation:

@@ -7,17 +7,18 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardsight.candidate import Candidate
 from hardsight.nas.costs import violations
-from hardsight.nas.evaluators import Evaluation, TrialFailure
+from hardsight.nas.evaluators import Details, Evaluation, TrialFailure
 from hardsight.nas.job import ERROR
 from hardsight.nas.samplers import hopeless_error, make_sampler
 from hardsight.nas.storage import retry
 from hardsight.nas.study import TrialRecord, finished, give_up, record_violations, recover
+from hardsight.prediction import Estimate
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class _Objective:
         if any(v > 0 for v in broken.values()):
             error = 1 - 1 / len(setting.data.classes)  # that of guessing: the network was not trained
         else:
-            error = 1 - self._accuracy(trial, candidate)
+            error = 1 - self._accuracy(trial, candidate, costs)
         known = {ERROR: error, **{name: estimate.value for name, estimate in costs.items()}}
         return [known[name] for name in setting.job.objectives]
 
@@ -177,24 +178,36 @@ class _Objective:
         if place > self._study.user_attrs[JOB]["trials"]:
             raise _Superfluous
 
-    def _accuracy(self, trial: optuna.Trial, candidate: Candidate) -> float:
+    def _accuracy(self, trial: optuna.Trial, candidate: Candidate, costs: Mapping[str, Estimate]) -> float:
         accuracy = self._seen(candidate)
         trial.set_user_attr("reused", accuracy is not None)
         if accuracy is None:
-            evaluation = self._train(trial, candidate)
+            evaluation = self._train(trial, candidate, self._rivals(costs))
             if self._weights is not None:
                 evaluation.save(self._weights / f"{candidate.digest}.safetensors")
             accuracy = evaluation.accuracy
             trial.set_user_attr("train_s", evaluation.duration_s)
+            trial.set_user_attr("epochs", evaluation.epochs)
+            trial.set_user_attr("pruned", evaluation.pruned)
+            trial.set_user_attr("details", dict(evaluation.details))
         trial.set_user_attr("accuracy", accuracy)
         return accuracy
 
-    def _train(self, trial: optuna.Trial, candidate: Candidate) -> Evaluation:
+    def _train(self, trial: optuna.Trial, candidate: Candidate, rivals: Sequence[Details]) -> Evaluation:
         try:
-            return self._setting.evaluator.evaluate(candidate, self._setting.job.seed)
+            return self._setting.evaluator.evaluate_among(candidate, self._setting.job.seed, rivals)
         except TrialFailure as failure:
             trial.set_user_attr("failure", str(failure))
             raise
+
+    def _rivals(self, costs: Mapping[str, Estimate]) -> list[Details]:
+        """What the evaluator noted of candidates that cost no more in any objective, in order."""
+        objectives = [name for name in self._setting.job.objectives if name != ERROR]
+        return [
+            record.details
+            for record in finished(self._study)
+            if record.details and all(record.costs[name].value <= costs[name].value for name in objectives)
+        ]
 
     def _seen(self, candidate: Candidate) -> float | None:
         for record in finished(self._study):

@@ -5,11 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 
 from hardsight.errors import UnknownNameError
-from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialFailure
+from hardsight.nas.evaluators._base import AccuracyEvaluator, Details, Evaluation, TrialFailure
 
-__all__ = ["EVALUATORS", "AccuracyEvaluator", "Evaluation", "TrialFailure", "get_evaluator"]
+__all__ = ["EVALUATORS", "AccuracyEvaluator", "Details", "Evaluation", "TrialFailure", "get_evaluator"]
 
-EVALUATORS: dict[str, str] = {"qat": "qat.QatEvaluator", "table": "table.TableEvaluator"}
+EVALUATORS: dict[str, str] = {
+    "qat": "qat.QatEvaluator",
+    "halving": "halving.HalvingEvaluator",
+    "supernet": "supernet.SupernetEvaluator",
+    "proxy": "proxy.ProxyEvaluator",
+    "table": "table.TableEvaluator",
+}
 """Module and class; a module is imported when it is asked for, since most load torch."""
 
 

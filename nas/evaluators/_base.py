@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -15,6 +16,7 @@ from hardsight.candidate import Candidate
 from hardsight.errors import HardsightError, JobError, StorageError
 from hardsight.nas._text import fault, faults
 from hardsight.nas.data import LabelledData, load_data
+from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 class TrialFailure(HardsightError):
     """One candidate failed, not the search: its training diverged, ran out of memory or of time."""
+
+
+Details = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Evaluation:
         duration_s: it took.
         weights: trained tensors by name, as `save` keeps them; empty where nothing was
             trained.
+        pruned: whether the training was ended, or not begun, because others promised more: the accuracy is a
+            lower bound, and the front's networks are trained on.
+        details: what the evaluator wants to know of this candidate when it judges others, as JSON.
     """
 
     candidate: Candidate
@@ -48,6 +56,8 @@ class Evaluation:
     epochs: int = 0
     duration_s: float = 0.0
     weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+    pruned: bool = False
+    details: Details = field(default_factory=dict, repr=False)
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors with the rest as its metadata, whole or not at all.
@@ -64,6 +74,8 @@ class Evaluation:
             "seed": str(self.seed),
             "epochs": str(self.epochs),
             "duration_s": repr(self.duration_s),
+            "pruned": json.dumps(self.pruned),
+            "details": json.dumps(dict(self.details)),
         }
         temporary = path.with_suffix(".part")
         try:
@@ -95,6 +107,8 @@ class Evaluation:
                 int(metadata["epochs"]),
                 float(metadata["duration_s"]),
                 weights,
+                json.loads(metadata.get("pruned", "false")),
+                json.loads(metadata.get("details", "{}")),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
@@ -144,6 +158,14 @@ class AccuracyEvaluator(ABC):
             wrong = [fault(e, fields, "evaluator") for e in faults(map(dict, error.errors()))]
             raise JobError(f"job is not valid: {'; '.join(wrong)}") from error
 
+    def begin(self, folder: Path, progress: Progress | None = None) -> None:  # noqa: B027 - most need nothing
+        """Called before the first trial of a search, also of a resumed one.
+
+        Args:
+            folder: of the study; what the evaluator keeps there is not made again.
+            progress: of what it does before it can answer.
+        """
+
     @abstractmethod
     def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
         """Accuracy on the validation part; the same arguments give the same answer.
@@ -160,6 +182,20 @@ class AccuracyEvaluator(ABC):
     def test_accuracy(self, evaluation: Evaluation) -> float | None:
         """Share of the test samples classified right, where no run of the network can tell; None: it is run."""
         return None
+
+    def evaluate_among(self, candidate: Candidate, seed: int, rivals: Sequence[Details]) -> Evaluation:
+        """`evaluate` within a search, where a candidate that promises too little need not be trained to the end.
+
+        Args:
+            candidate: of the evaluator's space.
+            seed: of initial weights and batches.
+            rivals: `Evaluation.details` of earlier candidates that cost no more in any objective, in order: with
+                an equal accuracy they would be the better choice. The cheapest candidate has none.
+
+        Raises:
+            TrialFailure: as `evaluate`.
+        """
+        return self.evaluate(candidate, seed)
 
     @abstractmethod
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:

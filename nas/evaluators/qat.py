@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hardsight.candidate import Candidate
@@ -19,6 +19,7 @@ from hardsight.errors import JobError
 from hardsight.nas.data import LabelledData, Part
 from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialFailure
 from hardsight.nas.evaluators.module import NetworkModule, initializer_values
+from hardsight.nas.network import Network
 from hardsight.nas.spaces import NetworkSpace, SearchSpace
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class QatEvaluator(AccuracyEvaluator):
         torch_device: where tensors live.
     """
 
-    options_type: ClassVar[type[BaseModel]] = Options
+    options_type: ClassVar[type[Options]] = Options
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class QatEvaluator(AccuracyEvaluator):
         self.space = space
         self.data = data
         self.epochs = epochs
-        self.options = options or Options()
+        self.options = options or self.options_type()
         self.time_limit_s = time_limit_s
         self.threads = threads
         self.torch_device = torch_device
@@ -97,29 +98,10 @@ class QatEvaluator(AccuracyEvaluator):
     def evaluate(self, candidate: Candidate, seed: int, epochs: int | None = None) -> Evaluation:
         epochs = epochs or self.epochs
         start = time.perf_counter()
-        with _isolated(seed, self.threads):
-            try:
-                module = self._train(candidate, seed, epochs)
-                logits, labels = self._logits(module, "validation"), self._part(module, "validation")[1]
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                raise TrialFailure("out of memory") from error
-            except RuntimeError as error:
-                if "memory" not in str(error):
-                    raise
-                raise TrialFailure("out of memory") from error
-        if not torch.isfinite(logits).all():
-            raise TrialFailure("diverged")
-        return Evaluation(
-            candidate,
-            float((logits.argmax(dim=1) == labels).double().mean()),
-            seed,
-            epochs,
-            time.perf_counter() - start,
-            {
-                name: tensor.detach().cpu().contiguous().numpy()
-                for name, tensor in module.state_dict().items()
-            },
-        )
+        with self._working(seed):
+            module = self._module(candidate, epochs)
+            self._cycle(module, epochs, torch.Generator().manual_seed(seed), self._deadline())
+            return self._evaluation(candidate, module, seed, epochs, start)
 
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:
         values = initializer_values(self._restored(evaluation))
@@ -141,30 +123,71 @@ class QatEvaluator(AccuracyEvaluator):
         with _isolated(evaluation.seed, self.threads):
             return self._logits(self._restored(evaluation), part).numpy()
 
-    def _train(self, candidate: Candidate, seed: int, epochs: int) -> NetworkModule:
-        network = self.space.network(candidate)
+    @contextlib.contextmanager
+    def _working(self, seed: int) -> Iterator[None]:
+        """Seeded; what a candidate too large for the memory throws is this candidate's failure."""
+        with _isolated(seed, self.threads):
+            try:
+                yield
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise TrialFailure("out of memory") from error
+            except RuntimeError as error:
+                if "memory" not in str(error):
+                    raise
+                raise TrialFailure("out of memory") from error
+
+    def _deadline(self) -> float:
+        return time.perf_counter() + (self.time_limit_s or math.inf)
+
+    def _n_batches(self) -> int:
+        """Steps of an epoch."""
         n_train = len(self.data.parts["train"])
-        n_batches = math.ceil(n_train / (self.options.batch or min(64, max(8, n_train // 16))))
-        steps = epochs * n_batches
-        float_steps = (
-            steps - max(1, round(steps * self.options.quantized_share)) if network.quantized else steps
-        )
-        calibration = max(1, min(_CALIBRATION_STEPS, (steps - float_steps) // 3))
-        module = NetworkModule(network, calibration).to(self.torch_device)
-        if len(network.input_shape) == 3:
+        return math.ceil(n_train / (self.options.batch or min(64, max(8, n_train // 16))))
+
+    def _float_steps(self, network: Network, steps: int) -> int:
+        """How many of the steps of a cycle do not simulate the quantized arithmetic."""
+        return steps - max(1, round(steps * self.options.quantized_share)) if network.quantized else steps
+
+    def _module(self, candidate: Candidate, epochs: int) -> NetworkModule:
+        """The network to be trained in a first cycle of so many epochs."""
+        network = self.space.network(candidate)
+        steps = epochs * self._n_batches()
+        calibration = max(1, min(_CALIBRATION_STEPS, (steps - self._float_steps(network, steps)) // 3))
+        return self._placed(NetworkModule(network, calibration))
+
+    def _placed(self, module: NetworkModule) -> NetworkModule:
+        module.to(self.torch_device)
+        if len(module.network.input_shape) == 3:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
-        samples, labels = self._part(module, "train")
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
-        )
+        return module
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        rate, decay = self.options.learning_rate, self.options.weight_decay
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+
+    def _cycle(self, module: NetworkModule, epochs: int, shuffle: torch.Generator, deadline: float) -> None:
+        """Train through one cycle of the learning rate; afterwards the module is ready to be judged.
+
+        Raises:
+            TrialFailure: when the loss is not finite or the deadline (of `time.perf_counter`) is passed.
+        """
+        for _ in self._epochs(module, epochs, shuffle, deadline):
+            pass
+
+    def _epochs(
+        self, module: NetworkModule, epochs: int, shuffle: torch.Generator, deadline: float
+    ) -> Iterator[int]:
+        """`_cycle` with a pause after each epoch, for who wants to look at the module as it then is."""
+        n_batches = self._n_batches()
+        float_steps = self._float_steps(module.network, epochs * n_batches)
+        samples, labels = self._part(module.network, "train")
+        optimizer = self._optimizer(module.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.options.learning_rate, total_steps=steps
+            optimizer, self.options.learning_rate, total_steps=epochs * n_batches
         )
-        shuffle = torch.Generator().manual_seed(seed)
-        deadline = time.perf_counter() + (self.time_limit_s or math.inf)
-        module.train()
         step = 0
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            module.train()
             for chosen in torch.randperm(len(samples), generator=shuffle).tensor_split(n_batches):
                 module.quantizing = step >= float_steps
                 loss = functional.cross_entropy(
@@ -179,8 +202,27 @@ class QatEvaluator(AccuracyEvaluator):
                 optimizer.step()
                 schedule.step()
                 step += 1
-        module.eval()
-        return module
+            module.eval()
+            yield epoch + 1
+
+    def _accuracy(self, module: NetworkModule) -> float:
+        """Of a trained module on the validation part.
+
+        Raises:
+            TrialFailure: when the logits are not finite.
+        """
+        logits, labels = self._logits(module, "validation"), self._part(module.network, "validation")[1]
+        if not torch.isfinite(logits).all():
+            raise TrialFailure("diverged")
+        return float((logits.argmax(dim=1) == labels.cpu()).double().mean())
+
+    def _evaluation(
+        self, candidate: Candidate, module: NetworkModule, seed: int, epochs: int, start: float
+    ) -> Evaluation:
+        """What to keep of a trained module; ``start`` is of `time.perf_counter`."""
+        accuracy = self._accuracy(module)
+        weights = {n: t.detach().cpu().contiguous().numpy() for n, t in module.state_dict().items()}
+        return Evaluation(candidate, accuracy, seed, epochs, time.perf_counter() - start, weights)
 
     def _restored(self, evaluation: Evaluation) -> NetworkModule:
         module = NetworkModule(self.space.network(evaluation.candidate))
@@ -189,15 +231,15 @@ class QatEvaluator(AccuracyEvaluator):
         module.eval()
         return module
 
-    def _part(self, module: NetworkModule, part: Part) -> tuple[Tensor, Tensor]:
-        samples, labels = self.data.part(part, module.network.input_shape)
+    def _part(self, network: Network, part: Part) -> tuple[Tensor, Tensor]:
+        samples, labels = self.data.part(part, network.input_shape)
         layout = torch.channels_last if samples.ndim == 4 else torch.contiguous_format
         tensor = torch.from_numpy(samples).to(self.torch_device, memory_format=layout)
         return tensor, torch.from_numpy(labels).to(self.torch_device)
 
     @torch.no_grad()
     def _logits(self, module: NetworkModule, part: Part) -> Tensor:
-        samples, _ = self._part(module, part)
+        samples, _ = self._part(module.network, part)
         return torch.cat([module(chunk) for chunk in torch.split(samples, _EVALUATION_BATCH)]).cpu()
 
 

@@ -1,0 +1,1 @@
+"""How well cheap evaluators of accuracy rank candidates."""

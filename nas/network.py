@@ -28,7 +28,8 @@ class Layer:
 
     Args:
         name: letters, digits and underscores; unique.
-        kind: ``conv`` (batch normalisation included), ``add``, ``pool`` (global average) or ``linear``.
+        kind: ``conv`` (batch normalisation included), ``add``, ``pool`` (global average) or ``linear``
+            (of all that its input holds).
         inputs: names of the layers read, or `INPUT`.
         weight_bits: 32 is float.
         output_bits: of the tensor it writes, for every reader; 32 is float.
@@ -65,6 +66,8 @@ class Network:
         layers: producers before consumers; the last one is the output.
         input_bits: of the input as the first layers read it; 32 is float.
         signed_input: whether a sample has values below zero.
+        fixed_point: whether all scales are powers of two, as logic without multipliers has them: written as QONNX,
+            trained without batch normalisation.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Network:
     layers: tuple[Layer, ...]
     input_bits: int = FLOAT_BITS
     signed_input: bool = False
+    fixed_point: bool = False
 
     @classmethod
     def of_precisions(
@@ -111,9 +115,22 @@ class Network:
     @cached_property
     def channels(self) -> dict[str, int]:
         """Channels of every tensor."""
-        found = {INPUT: self.input_shape[0]}
+        return {name: shape[0] for name, shape in self.shapes.items()}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of a sample."""
+        found = {INPUT: self.input_shape}
         for layer in self.layers:
-            found[layer.name] = layer.channels if layer.has_weights else found[layer.inputs[0]]
+            shape = found[layer.inputs[0]]
+            if layer.kind == "conv":
+                margin = 2 * ((layer.kernel - 1) // 2) - layer.kernel
+                shape = (layer.channels, *((side + margin) // layer.stride + 1 for side in shape[1:]))
+            elif layer.kind == "linear":
+                shape = (layer.channels,)
+            elif layer.kind == "pool":
+                shape = shape[:1]
+            found[layer.name] = shape
         return found
 
     @cached_property
@@ -133,10 +150,10 @@ class Network:
 
     def weight_shape(self, layer: Layer) -> tuple[int, ...]:
         """Shape of a layer's weight: ``(out, in / groups, k, k)`` or ``(out, in)``."""
-        inputs = self.channels[layer.inputs[0]]
+        inputs = self.shapes[layer.inputs[0]]
         if layer.kind == "linear":
-            return (layer.channels, inputs)
-        return (layer.channels, inputs // layer.groups, layer.kernel, layer.kernel)
+            return (layer.channels, math.prod(inputs))
+        return (layer.channels, inputs[0] // layer.groups, layer.kernel, layer.kernel)
 
     @cached_property
     def weight_bits(self) -> float:

@@ -18,7 +18,9 @@ from hardsight.candidate import Candidate
 from hardsight.errors import JobError
 from hardsight.nas.data import LabelledData, Part
 from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialFailure
+from hardsight.nas.evaluators.fixed_point import FixedPointModule, fixed_point_values
 from hardsight.nas.evaluators.module import NetworkModule, initializer_values
+from hardsight.nas.network import Network
 from hardsight.nas.spaces import NetworkSpace, SearchSpace
 
 if TYPE_CHECKING:
@@ -28,6 +30,15 @@ if TYPE_CHECKING:
 
 _CALIBRATION_STEPS = 20
 _EVALUATION_BATCH = 512
+
+
+Trainable = NetworkModule | FixedPointModule
+
+
+def trainable(network: Network, calibration_steps: int = 20) -> Trainable:
+    """The module that trains what is exported of the network."""
+    kind = FixedPointModule if network.fixed_point else NetworkModule
+    return kind(network, calibration_steps)
 
 
 class Options(BaseModel):
@@ -122,7 +133,9 @@ class QatEvaluator(AccuracyEvaluator):
         )
 
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:
-        values = initializer_values(self._restored(evaluation))
+        module = self._restored(evaluation)
+        fixed = isinstance(module, FixedPointModule)
+        values = fixed_point_values(module) if fixed else initializer_values(module)
         model = self.space.to_onnx(evaluation.candidate, values)
         resized = ", resized to the input's shape" if self.data.kind == "images" else ""
         facts = {
@@ -141,7 +154,7 @@ class QatEvaluator(AccuracyEvaluator):
         with _isolated(evaluation.seed, self.threads):
             return self._logits(self._restored(evaluation), part).numpy()
 
-    def _train(self, candidate: Candidate, seed: int, epochs: int) -> NetworkModule:
+    def _train(self, candidate: Candidate, seed: int, epochs: int) -> Trainable:
         network = self.space.network(candidate)
         n_train = len(self.data.parts["train"])
         n_batches = math.ceil(n_train / (self.options.batch or min(64, max(8, n_train // 16))))
@@ -150,7 +163,7 @@ class QatEvaluator(AccuracyEvaluator):
             steps - max(1, round(steps * self.options.quantized_share)) if network.quantized else steps
         )
         calibration = max(1, min(_CALIBRATION_STEPS, (steps - float_steps) // 3))
-        module = NetworkModule(network, calibration).to(self.torch_device)
+        module = trainable(network, calibration).to(self.torch_device)
         if len(network.input_shape) == 3:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
         samples, labels = self._part(module, "train")
@@ -182,21 +195,21 @@ class QatEvaluator(AccuracyEvaluator):
         module.eval()
         return module
 
-    def _restored(self, evaluation: Evaluation) -> NetworkModule:
-        module = NetworkModule(self.space.network(evaluation.candidate))
+    def _restored(self, evaluation: Evaluation) -> Trainable:
+        module = trainable(self.space.network(evaluation.candidate))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in evaluation.weights.items()})
         module.quantizing = True
         module.eval()
         return module
 
-    def _part(self, module: NetworkModule, part: Part) -> tuple[Tensor, Tensor]:
+    def _part(self, module: Trainable, part: Part) -> tuple[Tensor, Tensor]:
         samples, labels = self.data.part(part, module.network.input_shape)
         layout = torch.channels_last if samples.ndim == 4 else torch.contiguous_format
         tensor = torch.from_numpy(samples).to(self.torch_device, memory_format=layout)
         return tensor, torch.from_numpy(labels).to(self.torch_device)
 
     @torch.no_grad()
-    def _logits(self, module: NetworkModule, part: Part) -> Tensor:
+    def _logits(self, module: Trainable, part: Part) -> Tensor:
         samples, _ = self._part(module, part)
         return torch.cat([module(chunk) for chunk in torch.split(samples, _EVALUATION_BATCH)]).cpu()
 

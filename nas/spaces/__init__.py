@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from hardsight.errors import UnknownNameError
 from hardsight.nas.spaces._base import NetworkSpace, SearchSpace, Task
+from hardsight.nas.spaces.fpga_cnn import FpgaCnnSpace
 from hardsight.nas.spaces.quant_cnn import QuantCnnSpace
+from hardsight.nas.spaces.quant_mlp import QuantMlpSpace
 
 __all__ = ["SPACES", "NetworkSpace", "SearchSpace", "Task", "get_space"]
 
-SPACES: dict[str, type[SearchSpace]] = {QuantCnnSpace.name: QuantCnnSpace}
+SPACES: dict[str, type[SearchSpace]] = {
+    space.name: space for space in (QuantCnnSpace, QuantMlpSpace, FpgaCnnSpace)
+}
 
 
 def get_space(name: str) -> type[SearchSpace]:

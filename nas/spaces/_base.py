@@ -14,6 +14,7 @@ from hardsight.errors import InputError, JobError
 from hardsight.nas._text import fault, faults
 from hardsight.nas.data import DataKind
 from hardsight.nas.export import Values, network_to_onnx
+from hardsight.nas.export_qonnx import network_to_qonnx
 from hardsight.nas.network import Network
 
 if TYPE_CHECKING:
@@ -121,4 +122,5 @@ class NetworkSpace(SearchSpace):
         """The candidate's layers."""
 
     def to_onnx(self, candidate: Candidate, weights: Values | None = None) -> onnx.ModelProto:
-        return network_to_onnx(self.network(candidate), weights)
+        network = self.network(candidate)
+        return (network_to_qonnx if network.fixed_point else network_to_onnx)(network, weights)

@@ -411,7 +411,7 @@ class OnnxBuilder:
         """
         numbers = [scale, *(self.constant(np.float32(value)) for value in (0.0, bits))]
         out = f"{self.unique('quant')}.out"
-        attributes = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
+        attributes: dict[str, Any] = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
         self._nodes.append(
             helper.make_node("Quant", [x, *numbers], [out], f"/{out[:-4]}", domain=QONNX, **attributes)
         )

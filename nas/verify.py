@@ -1,4 +1,4 @@
-"""The front for real: trained to the end, exported, run in ONNX Runtime, measured here."""
+"""The front for real: trained to the end, exported, run in its runtime, measured here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hardsight.budgets import SIZE
 from hardsight.device import HOST, Device, get_device
 from hardsight.errors import BackendError, InputError, NotSupportedError
 from hardsight.measurement import Measurement
 from hardsight.nas.evaluators import Evaluation, TrialFailure
-from hardsight.nas.export import LOGITS
 from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
+from hardsight.nas.runtimes import runtime_of
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
 from hardsight.progress import Progress
@@ -25,7 +24,7 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     from hardsight.nas.search import Measure, Setting
 
-_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy", "da4ml", "pyosys")
 
 Row = dict[str, Any]
 
@@ -104,7 +103,8 @@ def _verify(
     write_bytes(path, model.SerializeToString())
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
     samples, labels = setting.data.part("test", shape)
-    logits = run_onnx(path, samples)
+    runtime = runtime_of(model)
+    logits = runtime.run(path, samples)
     here = setting.evaluator.predict(evaluation, "test")
     measured: dict[str, Row] = {}
     if target is not None and measure is not None:
@@ -130,6 +130,7 @@ def _verify(
         "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
         "measured": measured,
         "validation_accuracy": evaluation.accuracy,
+        "runtime": runtime.name,
         "test_accuracy": float((logits.argmax(axis=1) == labels).mean()),
         "test_agreement": float((logits.argmax(axis=1) == here.argmax(axis=1)).mean()),
         "epochs": evaluation.epochs,
@@ -170,17 +171,6 @@ def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes:
     return Evaluation.load(path)
 
 
-def run_onnx(path: Path, samples: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """Logits ``(n, classes)`` of a network with batch size 1, sample by sample on one thread."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run([LOGITS], {INPUT: sample[None]})[0] for sample in samples])
-
-
 def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
     """Where and how to measure, and what the reader must know about it.
 
@@ -217,12 +207,19 @@ def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None,
 
 
 def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
-    """Name, kind and bits of each layer with weights, for the report."""
+    """Name, kind and bits of each layer with weights, for the report; in fixed point also of what it reads."""
     if not isinstance(setting.space, NetworkSpace):
         return []
     network = setting.space.network(record.candidate)
+    read = {INPUT: network.input_bits, **{layer.name: layer.output_bits for layer in network.layers}}
     return [
-        {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "bits": layer.weight_bits}
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "channels": layer.channels,
+            "bits": layer.weight_bits,
+            **({"activation_bits": read[layer.inputs[0]]} if network.fixed_point else {}),
+        }
         for layer in network.layers
         if layer.has_weights
     ]

@@ -46,7 +46,8 @@ class Task:
 class SearchSpace(ABC):
     """A set of networks, from which an Optuna trial picks one.
 
-    A space names the kind of data that its networks read (``samples``) and the options that a job file may set
+    A space names the kind of data that its networks read (``samples``), whether they are for FPGAs
+    (``fixed_point``), and the options that a job file may set
     (``options_type``; their docstring becomes the table in ``docs/job.md``).
 
     Args:
@@ -56,6 +57,7 @@ class SearchSpace(ABC):
 
     name: ClassVar[str]
     samples: ClassVar[DataKind]
+    fixed_point: ClassVar[bool] = False
     options_type: ClassVar[type[BaseModel]]
 
     @abstractmethod

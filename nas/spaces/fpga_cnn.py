@@ -86,7 +86,7 @@ class FpgaCnnSpace(FixedPointSpace):
     def suggest(self, trial: optuna.trial.BaseTrial) -> Candidate:
         resolution = trial.suggest_categorical("resolution", self.resolutions)
         depth = trial.suggest_int("depth", 1, self.options.max_depth)
-        convolutions: list[dict[str, Json]] = [
+        convolutions: list[Json] = [
             {
                 "channels": trial.suggest_int(f"{name}_channels", *self.widths),
                 "kernel": trial.suggest_categorical(f"{name}_kernel", self.kernels),
@@ -116,7 +116,7 @@ class FpgaCnnSpace(FixedPointSpace):
                 f"{name}_kernel": self.kernels[0],
                 f"{name}_stride": self.strides[-1],
             }
-        return [chosen | self.fewest_bits(self._convolutions)]
+        return [chosen | dict(self.fewest_bits(self._convolutions))]
 
     def network(self, candidate: Candidate) -> Network:
         p = self.parameters(candidate, _Parameters)
@@ -138,7 +138,7 @@ class FpgaCnnSpace(FixedPointSpace):
         )
 
     @staticmethod
-    def _fitting(side: int, depth: int, convolutions: Sequence[Mapping[str, Any]]) -> int:
+    def _fitting(side: int, depth: int, convolutions: Sequence[Any]) -> int:
         """How many of ``depth`` there can be before the image is a single position."""
         for i, convolution in enumerate(convolutions[:depth]):
             if side < 2:

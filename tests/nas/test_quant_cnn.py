@@ -30,7 +30,7 @@ def residual_int8(space: QuantCnnSpace) -> Candidate:
     return space.suggest(optuna.trial.FixedTrial(chosen))
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [name for name, space in SPACES.items() if not space.fixed_point])
 def test_every_candidate_exports_and_reads_back(name: str) -> None:
     space = get_space(name).for_task(TASK)
     for _, candidate in sampled(space, 25):

@@ -9,7 +9,7 @@ from hardsight.datasets.builder import OnnxBuilder
 from hardsight.datasets.weights import fill_weights
 from hardsight.errors import InputError
 from hardsight.nas.export import LOGITS, Values
-from hardsight.nas.network import INPUT, Layer, Network
+from hardsight.nas.network import FLOAT_BITS, INPUT, Layer, Network
 
 BIAS_BITS = 16
 """Of a constant in the circuit, whose unused bits cost nothing."""
@@ -56,11 +56,22 @@ def network_to_qonnx(network: Network, values: Values | None = None) -> onnx.Mod
     return model if values is None else fill_weights(model, values=values)
 
 
-def _layer(build: OnnxBuilder, network: Network, layer: Layer, x: str) -> str:
-    if not layer.has_weights:
+def check_fixed_point(network: Network, layer: Layer) -> None:
+    """Whether the layer can be written and trained in fixed point.
+
+    Raises:
+        InputError: when it is of another kind, or something of it is float.
+    """
+    held = network.quantized.get(layer.inputs[0], FLOAT_BITS)
+    if not layer.has_weights or FLOAT_BITS in (layer.weight_bits, held):
         raise InputError(
-            f"layer '{layer.name}' ({layer.kind}) has no form in fixed point; use conv and linear"
+            f"layer '{layer.name}' ({layer.kind}, weights of {layer.weight_bits} bits, input of {held}) has no form "
+            "in fixed point; use conv and linear with 2 to 8 bits for both"
         )
+
+
+def _layer(build: OnnxBuilder, network: Network, layer: Layer, x: str) -> str:
+    check_fixed_point(network, layer)
     shape = network.weight_shape(layer)
     per_channel = (layer.channels, *[1] * (len(shape) - 1))
     weights = [

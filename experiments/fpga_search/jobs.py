@@ -13,7 +13,7 @@ DEVICE = "xcup/da4ml/lc5"
 LIMIT = 3000
 """Logic cells that a network may take, at the upper end of the predicted interval."""
 
-TRIALS = 25
+TRIALS = 28
 
 MIXED, UNIFORM, EIGHT = "bits per layer", "one width", "8 bits"
 

@@ -22,9 +22,8 @@ with warnings.catch_warnings():
     )
     from brevitas.quant.scaled_int import Int16Bias
 
-from hardsight.errors import InputError
-from hardsight.nas.export_qonnx import BIAS_BITS
-from hardsight.nas.network import FLOAT_BITS, INPUT, Layer, Network
+from hardsight.nas.export_qonnx import BIAS_BITS, check_fixed_point
+from hardsight.nas.network import INPUT, Layer, Network
 
 Array = npt.NDArray[Any]
 
@@ -135,11 +134,7 @@ def fixed_point_values(module: FixedPointModule) -> dict[str, Array]:
 
 
 def _weighted(layer: Layer, network: Network) -> nn.Module:
-    if not layer.has_weights or layer.weight_bits == FLOAT_BITS:
-        raise InputError(
-            f"layer '{layer.name}' ({layer.kind}, {layer.weight_bits} bits) has no form in fixed point; "
-            "use conv and linear with up to 8 bits"
-        )
+    check_fixed_point(network, layer)
     quantizers = {
         "weight_quant": Int8WeightPerChannelFixedPoint,
         "weight_bit_width": layer.weight_bits,

@@ -196,7 +196,7 @@ def test_layers_without_a_form_in_fixed_point_are_refused() -> None:
 def data(table: Path) -> dict[str, LabelledData]:
     return {
         "quant_mlp": load_data(DataSpec(source=str(table)), 0),
-        "fpga_cnn": load_data(DataSpec(limit=300), 0),
+        "fpga_cnn": load_data(DataSpec(limit=800), 0),
     }
 
 
@@ -207,7 +207,7 @@ def trained(request: pytest.FixtureRequest, data: dict[str, LabelledData]) -> tu
     chosen |= {key: 3 for key in chosen if "activation" in key} | {"classifier_weight_bits": 4}
     chosen |= {key: 4 for key in chosen if key.endswith(("_width", "_channels", "_weight_bits"))}
     chosen |= {"resolution": 8} if request.param == "fpga_cnn" else {}
-    evaluator = QatEvaluator(space, data[request.param], epochs=6, options=Options(batch=32))
+    evaluator = QatEvaluator(space, data[request.param], epochs=8, options=Options(batch=32))
     return evaluator, evaluator.evaluate(space.suggest(optuna.trial.FixedTrial(chosen)), seed=0)
 
 

@@ -28,7 +28,9 @@ from hardsight.experiments.fpga_search.jobs import (
 )
 from hardsight.experiments.fpga_search.results import Network, delivered, dominated, plain, saving
 from hardsight.experiments.readme_tables import fill, markdown
+from hardsight.nas.report import load_report
 from hardsight.nas.search import run_search
+from hardsight.nas.study import StudyFolder
 from hardsight.progress import progress_bars
 
 FOLDER = Path("experiments/fpga_search")
@@ -51,9 +53,10 @@ def main() -> None:
     found: dict[str, list[Network]] = {}
     for search in [arguments.only] if arguments.only else SEARCHES:
         folder = arguments.out / search.replace(" ", "-")
-        with progress_bars() as progress:
-            report = run_search(job(search, beans, arguments.trials), folder, resume=True, progress=progress)
-        found[search] = delivered(search, report)
+        if not StudyFolder(folder).front_file.exists():  # the last that a search writes before its report
+            with progress_bars() as progress:
+                run_search(job(search, beans, arguments.trials), folder, resume=True, progress=progress)
+        found[search] = delivered(search, load_report(folder))
     if arguments.only:
         return
     table, verdict = markdown(COLUMNS, rows(found)), "\n".join(f"- {line}" for line in sentences(found))

@@ -13,7 +13,7 @@ DEVICE = "xcup/da4ml/lc5"
 LIMIT = 3000
 """Logic cells that a network may take, at the upper end of the predicted interval."""
 
-TRIALS = 28
+TRIALS = 47
 
 MIXED, UNIFORM, EIGHT = "bits per layer", "one width", "8 bits"
 
@@ -31,7 +31,7 @@ def job(search: str, data: Path, trials: int, seed: int = 0) -> Job:
     Args:
         search: in `SEARCHES`.
         data: CSV without duplicate rows, as `without_duplicates` writes it.
-        trials: for each of the first two; 8 bits, with an eighth of the second's choices, get two thirds as
+        trials: for each of the first two; 8 bits, with a fifth of the second's choices of bits, get two fifths as
             many and twice the budget, so that the network to beat is not made small by the budget.
         seed: of everything random.
     """
@@ -45,7 +45,7 @@ def job(search: str, data: Path, trials: int, seed: int = 0) -> Job:
             "objectives": ["error", "logic_cells"],
             "constraints": {"logic_cells": 2 * LIMIT if few else LIMIT},
             "sampler": "screening",
-            "trials": -(-2 * trials // 3) if few else trials,
+            "trials": -(-2 * trials // 5) if few else trials,
             "epochs": 15,
             "final_epochs": 0,
             "front_size": 6,

@@ -90,14 +90,21 @@ def front(networks: Sequence[Network], accuracy: str) -> list[Network]:
     return [n for n, keep in zip(networks, non_dominated(points), strict=True) if keep]
 
 
-def saving(mixed: Sequence[Network], eight: Sequence[Network]) -> tuple[Network, Network] | None:
-    """The best 8-bit network and the cheapest mixed one at least as accurate; both judged on validation.
+def saving(
+    mixed: Sequence[Network], eight: Sequence[Network], slack: float = 0.0
+) -> tuple[Network, Network] | None:
+    """The best 8-bit network and the cheapest mixed one as accurate; both judged on validation.
+
+    Args:
+        mixed: networks with bits per layer.
+        eight: networks with 8 bits throughout.
+        slack: by which the mixed one may be less accurate.
 
     Returns:
         the 8-bit and the mixed one; None where no mixed one is as accurate.
     """
     best = max(eight, key=lambda n: (n.validation, -n.measured))
-    equal = [n for n in mixed if n.validation >= best.validation]
+    equal = [n for n in mixed if n.validation >= best.validation - slack]
     return (best, min(equal, key=lambda n: n.measured)) if equal else None
 
 

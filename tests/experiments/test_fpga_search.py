@@ -32,6 +32,7 @@ def test_saving_is_against_the_best_8_bit_network() -> None:
     eight = [network(500, 0.85, "w8a8"), network(1000, 0.9, "w8a8")]
     assert saving(mixed, eight) == (eight[1], mixed[1])
     assert saving(mixed[:1], eight) is None
+    assert saving(mixed[:1], eight, slack=0.11) == (eight[1], mixed[0])
 
 
 def test_dominated_counts_the_front_of_the_others() -> None:
@@ -64,9 +65,12 @@ def test_jobs_differ_in_their_space_alone(tmp_path: Path) -> None:
     data = without_duplicates(source, tmp_path / "beans.csv")
     assert data.read_text() == "a,Class\n1,x\n2,y\n"
     mixed, uniform, eight = (job(search, data, 30) for search in SEARCHES)
-    assert {line.split(":")[0] for line in mixed.difference(uniform)} == {"space"}
-    assert {line.split(":")[0] for line in uniform.difference(eight)} == {"space", "constraints"}
-    assert (mixed.trials, eight.trials) == (30, 20)
+    assert {line.split(":")[0] for line in mixed.difference(uniform)} == {"space.uniform", "space.bits"}
+    assert {line.split(":")[0] for line in uniform.difference(eight)} == {
+        "space.bits",
+        "constraints.logic_cells",
+    }
+    assert (mixed.trials, eight.trials) == (30, 12)
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ from hardsight.errors import InputError
 Shape = tuple[int, ...]
 Precision = Literal["fp32", "int8"]
 
+QONNX = "qonnx.custom_op.general"
+"""Domain of operators on numbers of any width (Pappalardo et al., AccML 2022)."""
+
 WEIGHTS_FILE = "weights.bin"
 """Where weightless initializers claim their data is; the file never exists."""
 
@@ -206,6 +209,8 @@ class OnnxBuilder:
         version = helper.find_min_ir_version_for(self._imports)
         model = helper.make_model(graph, opset_imports=self._imports, ir_version=version)
         model.producer_name = "hardsight"
+        if any(node.domain == QONNX for node in self._nodes):
+            model.opset_import.append(helper.make_opsetid(QONNX, 1))
         return model
 
     def _declare(self, name: str, type_proto: onnx.TypeProto) -> None:
@@ -393,6 +398,25 @@ class OnnxBuilder:
     def quantized(self, x: str, *, like: str | None = None) -> str:
         """`quantize`, then `dequantize`."""
         return self.dequantize(self.quantize(x, like=like))
+
+    def qonnx_quant(
+        self, x: str, scale: str, bits: int, *, signed: bool, narrow: bool = False, rounding: str = "ROUND"
+    ) -> str:
+        """QONNX's Quant: ``x`` on the nearest of the levels of an integer of that width, back in float.
+
+        Args:
+            scale: constant with the distance of two levels, one or one per channel.
+            narrow: leave out the lowest level, so that they are symmetric.
+            rounding: of what lies in between; ``ROUND`` takes halves to even, ``HALF_UP`` upwards.
+        """
+        numbers = [scale, *(self.constant(np.float32(value)) for value in (0.0, bits))]
+        out = f"{self.unique('quant')}.out"
+        attributes: dict[str, Any] = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
+        self._nodes.append(
+            helper.make_node("Quant", [x, *numbers], [out], f"/{out[:-4]}", domain=QONNX, **attributes)
+        )
+        self._declare(out, self._types[x])
+        return out
 
     def _scalar(self, value: np.generic, name: str) -> str:
         tensor = numpy_helper.from_array(np.asarray(value), name)

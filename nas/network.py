@@ -110,6 +110,8 @@ class Network:
         layers: producers before consumers; the last one is the output.
         input_bits: of the input as the first layers read it; 32 is float.
         signed_input: whether a sample has values below zero.
+        fixed_point: whether all scales are powers of two, as logic without multipliers has them: written as QONNX,
+            trained without batch normalisation.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Network:
     layers: tuple[Layer, ...]
     input_bits: int = FLOAT_BITS
     signed_input: bool = False
+    fixed_point: bool = False
 
     @classmethod
     def of_precisions(

@@ -39,17 +39,19 @@ class FrontRow:
         predicted: costs by name.
         measured: value and relative spread by cost; empty where nothing was measured.
         validation_accuracy: share of the validation part, in torch.
-        test_accuracy: share of the test part, in ONNX Runtime.
-        test_agreement: share of the test part on which ONNX Runtime and torch choose the same class; None
+        test_accuracy: share of the test part, in the target's runtime.
+        test_agreement: share of the test part on which that runtime and torch choose the same class; None
             where a table told the accuracy, and no network ran.
         size_bytes: of all constants.
         file_bytes: of the ONNX file.
         macs: multiply-accumulates of one inference.
         input_shape: of a sample as the network reads it.
-        bits: per block in order, name and bits.
+        bits: per block in order, name and bits: ``8``, or ``w4a6`` of a layer whose weights have 4 bits and what
+            it reads 6.
         kept: by constraint, whether the measured value is within the limit.
         dominated: whether another delivered network is at least as good in everything, now that all are
             trained finally.
+        runtime: that computed the test part.
     """
 
     digest: str
@@ -64,9 +66,10 @@ class FrontRow:
     file_bytes: int
     macs: int
     input_shape: tuple[int, ...]
-    bits: tuple[tuple[str, int], ...]
+    bits: tuple[tuple[str, str], ...]
     kept: Mapping[str, bool]
     dominated: bool = False
+    runtime: str = "ONNX Runtime"
 
     def inside(self, metric: str) -> bool | None:
         """Whether the measured value is within the predicted interval; None where one is missing."""
@@ -155,6 +158,17 @@ class SearchReport:
         return [*(n for n in names if n != SIZE), SIZE]
 
     @cached_property
+    def compared(self) -> list[str]:
+        """Of the shown costs, those that are predicted and measured."""
+        found = [n for n in self.shown_costs if n != SIZE]
+        return [n for n in found if any(n in row.measured and n in row.predicted for row in self.rows)]
+
+    def inside(self, metric: str) -> tuple[int, int]:
+        """How many networks' measured values are within the predicted interval, and how many were measured."""
+        known = [i for row in self.rows for i in [row.inside(metric)] if i is not None]
+        return sum(known), len(known)
+
+    @cached_property
     def trained(self) -> list[TrialRecord]:
         """Completed trials with an accuracy."""
         return [r for r in self.records if r.complete and r.accuracy is not None]
@@ -209,9 +223,10 @@ class SearchReport:
         }
         if self.rows:
             found["best_test_accuracy"] = max(row.test_accuracy for row in self.rows)
-        inside = [i for row in self.rows for i in [row.inside(LATENCY)] if i is not None]
-        if inside:
-            found["measured_latency_inside_interval"] = sum(inside) / len(inside)
+        for name in self.compared:
+            inside, known = self.inside(name)
+            if known:
+                found[f"measured_{without_unit(name)}_inside_interval"] = inside / known
         return found
 
     def sentences(self) -> list[str]:
@@ -244,12 +259,13 @@ class SearchReport:
 
     def _kept_sentences(self) -> list[str]:
         lines = []
-        inside = [i for row in self.rows for i in [row.inside(LATENCY)] if i is not None]
-        if inside:
-            lines.append(
-                f"Measured latency is inside the {self.job.level:.0%} interval for {sum(inside)} of "
-                f"{len(inside)} networks."
-            )
+        for name in self.compared:
+            inside, known = self.inside(name)
+            if known:
+                lines.append(
+                    f"The measured {without_unit(name).replace('_', ' ')} of {inside} of {known} networks lie inside "
+                    f"the {self.job.level:.0%} interval."
+                )
         for name, limit in self.job.constraints.items():
             kept = [row.kept[name] for row in self.rows if name in row.kept]
             if kept:
@@ -349,6 +365,13 @@ def show(name: str, value: float) -> str:
     return format_quantity(value, unit_of(name))
 
 
+def without_unit(name: str) -> str:
+    """``latency_s`` → ``latency``."""
+    for suffix in ("_s", "_bytes", "_j"):
+        name = name.removesuffix(suffix)
+    return name
+
+
 def _trial_row(job: Job, record: TrialRecord, on_front: bool) -> Row:
     attributes = record.trial.user_attrs
     costs = record.costs if "costs" in attributes else {}
@@ -414,13 +437,16 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
         input_shape=tuple(raw["input_shape"]),
         bits=_block_bits(raw["layers"]),
         kept={n: measured[n][0] <= limit for n, limit in job.constraints.items() if n in measured},
+        runtime=raw.get("runtime", "ONNX Runtime"),
     )
 
 
-def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, int], ...]:
+def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     """Layers of a block share its precision: ``s0_b1_expand`` belongs to the block ``s0_b1``."""
     blocks = {}
     for layer in layers:
-        name = layer["name"]
-        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = layer["bits"]
+        name, bits = layer["name"], str(layer["bits"])
+        if "activation_bits" in layer:
+            bits = f"w{bits}a{layer['activation_bits']}"
+        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = bits
     return tuple(blocks.items())

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardsight.budgets import SIZE, unit_of
-from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR
-from hardsight.nas.report import SearchReport
+from hardsight.nas.report import SearchReport, without_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +43,9 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
                 draw_front,
             )
         )
-    if any(_compared(report)):
-        found.append(("Predicted latency with its interval against measured latency", draw_measured))
+    if report.compared:
+        cost = _words(report.compared[0])
+        found.append((f"Predicted {cost} with its interval against measured {cost}", draw_measured))
     found.append(("Hypervolume and best validation error over the trials", draw_history))
     return found
 
@@ -121,9 +121,9 @@ def draw_front(axes: Axes, report: SearchReport) -> None:
 
 
 def draw_measured(axes: Axes, report: SearchReport) -> None:
-    """Predicted over measured latency; on the line they agree."""
-    rows = _compared(report)
-    metric = str(Metric.LATENCY)
+    """Predicted over measured values of the first cost that has both; on the line they agree."""
+    metric = report.compared[0]
+    rows = [row for row in report.rows if metric in row.measured and metric in row.predicted]
     scale, unit = _screen(metric, [row.measured[metric][0] for row in rows])
     measured = [row.measured[metric][0] * scale for row in rows]
     predicted = [row.predicted[metric].value * scale for row in rows]
@@ -134,8 +134,9 @@ def draw_measured(axes: Axes, report: SearchReport) -> None:
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)
     axes.set_aspect("equal")
-    axes.set_xlabel(f"measured latency [{unit}]")
-    axes.set_ylabel(f"predicted latency, {report.job.level:.0%} interval [{unit}]")
+    shown = f" [{unit}]" if unit else ""
+    axes.set_xlabel(f"measured {_words(metric)}{shown}")
+    axes.set_ylabel(f"predicted {_words(metric)}, {report.job.level:.0%} interval{shown}")
     axes.set_title("Predicted against measured")
     _legend(axes)
 
@@ -170,11 +171,6 @@ def _legend(axes: Axes, *handles_and_labels: Any) -> None:
     axes.legend(*handles_and_labels, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
-def _compared(report: SearchReport) -> list[Any]:
-    metric = str(Metric.LATENCY)
-    return [row for row in report.rows if metric in row.measured and metric in row.predicted]
-
-
 def _reach(rows: Sequence[Any], cost: str, scale: float) -> list[list[float]] | None:
     estimates = [row.predicted[cost] for row in rows]
     if any(e.lower is None or e.upper is None for e in estimates):
@@ -193,6 +189,4 @@ def _screen(cost: str, values: Sequence[float]) -> tuple[float, str]:
 
 
 def _words(cost: str) -> str:
-    for suffix in ("_s", "_bytes", "_j"):
-        cost = cost.removesuffix(suffix)
-    return cost.replace("_", " ")
+    return without_unit(cost).replace("_", " ")

@@ -21,6 +21,7 @@ _TITLES = {
     str(Metric.LATENCY): "Latency",
     str(Metric.PEAK_MEMORY): "Peak memory",
     str(Metric.ENERGY): "Energy",
+    str(Metric.LOGIC_CELLS): "Logic cells",
 }
 
 
@@ -31,9 +32,8 @@ def front_cells(report: SearchReport) -> tuple[list[str], list[list[str]]]:
     for name in costs:
         title = _TITLES.get(name, name)
         headings += [f"{title} predicted", f"{report.job.level:.0%} interval", f"{title} measured"]
-    looked_up = all(row.test_agreement is None for row in report.rows)
-    told_by = "table" if report.rows and looked_up else "ONNX Runtime"
-    headings += ["Accuracy validation", f"Accuracy test ({told_by})", "Size", "Bits per block"]
+    runtime = report.rows[0].runtime if report.rows else "ONNX Runtime"
+    headings += ["Accuracy validation", f"Accuracy test ({runtime})", "Size", "Bits per block"]
     return headings, [_cells(report, row, costs) for row in report.rows]
 
 
@@ -96,7 +96,7 @@ def _cells(report: SearchReport, row: FrontRow, costs: list[str]) -> list[str]:
 
 
 def _bits_text(row: FrontRow) -> str:
-    return " ".join(str(bits) for _, bits in row.bits)
+    return " ".join(bits for _, bits in row.bits)
 
 
 def _figure(report: SearchReport, text: str, index: int) -> str:
@@ -129,7 +129,8 @@ def _front(report: SearchReport) -> str:
             f'<td role="cell" data-label="{escape(headings[-1])}"><ul class="bits">{blocks}</ul></td>'
         )
         body.append(f'<tr role="row">{"".join(columns)}</tr>')
-    caption = "Delivered networks, most accurate first. Bits per block: 32 is fp32, 8 is INT8."
+    caption = "Delivered networks, most accurate first. Bits per block: 32 is fp32, 8 is INT8, w4a6 weights of 4 bits "
+    caption += "that are multiplied by activations of 6."
     return (
         f'<table role="table" class="cards"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'

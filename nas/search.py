@@ -20,7 +20,7 @@ from hardsight.nas.evaluators import AccuracyEvaluator, get_evaluator
 from hardsight.nas.job import Job, shared
 from hardsight.nas.pareto import non_dominated
 from hardsight.nas.pool import Plan, run_workers
-from hardsight.nas.spaces import SearchSpace, Task, get_space
+from hardsight.nas.spaces import SPACES, SearchSpace, Task, get_space
 from hardsight.nas.storage import quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, give_up, recover
 from hardsight.nas.worker import DEADLINE, JOB, STOP, rescue, wait_for_others, work, worker_name
@@ -111,6 +111,17 @@ def prepare(
             f"space '{job.space.name}' is for {space_class.samples}, and the data set '{data.name}' holds {data.kind}; "
             "name another space, or say with the keys of 'data' how to read it (docs/job.md)"
         )
+    if space_class.fixed_point not in (None, device.kind == "fpga"):
+        fitting = [name for name, space in SPACES.items() if space.fixed_point != space_class.fixed_point]
+        raise JobError(
+            f"space '{job.space.name}' is {'for FPGAs' if space_class.fixed_point else 'not for FPGAs'}, and "
+            f"'{job.device}' is of kind {device.kind}; name another device, or one of the spaces "
+            f"{', '.join(fitting)}"
+        )
+    if space_class.fixed_point:
+        from hardsight.datasets.profilers import get_profiler
+
+        get_profiler(device).check()  # its tools also run the front
     task = Task(data.shape, len(data.classes), precisions, data.signed)
     space = space_class.for_task(task, **job.space.options)
     if predictor is None:

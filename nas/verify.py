@@ -1,4 +1,4 @@
-"""The front for real: trained to the end, exported, run in ONNX Runtime, measured here."""
+"""The front for real: trained to the end, exported, run in its runtime, measured here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hardsight.budgets import SIZE
 from hardsight.device import HOST, Device, get_device
 from hardsight.errors import BackendError, InputError, NotSupportedError
 from hardsight.measurement import Measurement
 from hardsight.nas.evaluators import Evaluation, TrialFailure
-from hardsight.nas.export import LOGITS
 from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
+from hardsight.nas.runtimes import Runtime, runtime_of
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
 from hardsight.progress import Progress
@@ -25,7 +24,7 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     from hardsight.nas.search import Measure, Setting
 
-_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy", "da4ml", "pyosys")
 
 Row = dict[str, Any]
 
@@ -106,7 +105,8 @@ def _verify(
     path = folder.front / f"{digest}.onnx"
     write_bytes(path, model.SerializeToString())
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
-    accuracy, agreement = _tested(setting, evaluation, path, shape)
+    runtime = runtime_of(model)
+    accuracy, agreement = _tested(setting, evaluation, path, shape, runtime)
     measured: dict[str, Row] = {}
     if target is not None and measure is not None:
         try:
@@ -131,6 +131,7 @@ def _verify(
         "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
         "measured": measured,
         "validation_accuracy": evaluation.accuracy,
+        "runtime": "table" if agreement is None else runtime.name,
         "test_accuracy": accuracy,
         "test_agreement": agreement,
         "epochs": evaluation.epochs,
@@ -139,14 +140,14 @@ def _verify(
 
 
 def _tested(
-    setting: Setting, evaluation: Evaluation, path: Path, shape: tuple[int, ...]
+    setting: Setting, evaluation: Evaluation, path: Path, shape: tuple[int, ...], runtime: Runtime
 ) -> tuple[float, float | None]:
     """Accuracy on the test part, and how often the file chooses the class that it chose where it was trained."""
     known = setting.evaluator.test_accuracy(evaluation)
     if known is not None:
         return known, None
     samples, labels = setting.data.part("test", shape)
-    chosen = run_onnx(path, samples).argmax(axis=1)
+    chosen = runtime.run(path, samples).argmax(axis=1)
     here = setting.evaluator.predict(evaluation, "test").argmax(axis=1)
     return float((chosen == labels).mean()), float((chosen == here).mean())
 
@@ -186,17 +187,6 @@ def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes:
             f"The weights of network {record.candidate.digest[:8]} were missing; it was trained again."
         )
     return Evaluation.load(path)
-
-
-def run_onnx(path: Path, samples: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    """Logits ``(n, classes)`` of a network with batch size 1, sample by sample on one thread."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run([LOGITS], {INPUT: sample[None]})[0] for sample in samples])
 
 
 def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
@@ -241,12 +231,19 @@ def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None,
 
 
 def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
-    """Name, kind and bits of each layer with weights, for the report."""
+    """Name, kind and bits of each layer with weights, for the report; in fixed point also of what it reads."""
     if not isinstance(setting.space, NetworkSpace):
         return []
     network = setting.space.network(record.candidate)
+    read = {INPUT: network.input_bits, **{layer.name: layer.output_bits for layer in network.layers}}
     return [
-        {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "bits": layer.weight_bits}
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "channels": layer.channels,
+            "bits": layer.weight_bits,
+            **({"activation_bits": read[layer.inputs[0]]} if network.fixed_point else {}),
+        }
         for layer in network.layers
         if layer.has_weights
     ]

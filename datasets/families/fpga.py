@@ -14,14 +14,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from hardsight.datasets.families._family import Family
 from hardsight.datasets.families._net import Net, log_integer, log_uniform
 from hardsight.datasets.fpga.quantizer import suitable_deviation
-
-QONNX = "qonnx.custom_op.general"
 
 BIT_OPERATIONS_RANGE = (250.0, 10_000.0)
 """Sizes aimed at: from about 40 to 2,500 logic cells, or 3 to 20 seconds of synthesis."""
@@ -64,11 +60,6 @@ class QuantNet(Net):
         self._widths = int(rng.integers(2, 9)), int(rng.integers(2, 9))
         self._mixed = bool(rng.random() < 0.4)
         self._bias = bool(rng.random() < 0.8)
-
-    def model(self) -> onnx.ModelProto:
-        model = super().model()
-        model.opset_import.append(helper.make_opsetid(QONNX, 1))
-        return model
 
     def quantized_input(self, *shape: int) -> Signal:
         """The graph's input, a standard normal sample of that shape, quantized."""
@@ -129,18 +120,7 @@ class QuantNet(Net):
         return Signal(y, power)
 
     def _quant_node(self, x: str, scale: float, bits: int, *, signed: bool, narrow: bool = False) -> str:
-        numbers = [self.constant(np.float32(value)) for value in (scale, 0.0, bits)]
-        out = f"{self.unique('quant')}.out"
-        attributes: dict[str, Any] = {
-            "signed": int(signed),
-            "narrow": int(narrow),
-            "rounding_mode": "ROUND",
-        }
-        self._nodes.append(
-            helper.make_node("Quant", [x, *numbers], [out], f"/{out[:-4]}", domain=QONNX, **attributes)
-        )
-        self._declare(out, self._types[x])
-        return out
+        return self.qonnx_quant(x, self.constant(np.float32(scale)), bits, signed=signed, narrow=narrow)
 
     def _weight_bits(self) -> int:
         return self._near(self._widths[0])

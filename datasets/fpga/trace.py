@@ -40,20 +40,15 @@ def trace(model: onnx.ModelProto, shape: Sequence[int]) -> Any:
 
     graph = model.graph
     known = constants(model)
-    inputs = [value for value in graph.input if value.name not in {t.name for t in graph.initializer}]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise BackendError(
-            f"'{graph.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; "
-            "a design here has one of each"
-        )
+    name = _input(graph)
     if not shape or shape[0] != 1:
         raise BackendError(
             f"'{graph.name}' takes an input of shape {tuple(shape)}; a design takes one sample at a time"
         )
-    k, i, f = _input_quantizer(graph, inputs[0].name, known).fixed_point(tuple(shape))
+    k, i, f = _input_quantizer(graph, name, known).fixed_point(tuple(shape))
     signs = np.full(shape, int(k))
     x = FixedVariableArray.from_kif(signs, i, f, HWConfig(1, -1, -1), 0.0, _SOLVER)
-    values: dict[str, Any] = {**known, inputs[0].name: x}
+    values: dict[str, Any] = {**known, name: x}
     for node in graph.node:
         if node.op_type != "Constant":
             values[node.output[0]] = _apply(node, [values.get(name) for name in node.input], known)
@@ -63,6 +58,25 @@ def trace(model: onnx.ModelProto, shape: Sequence[int]) -> Any:
             f"the output of '{graph.name}' is the same for every input; there is nothing to synthesise"
         )
     return comb_trace(np.ravel(x), np.ravel(y), keep_dead_inputs=True)
+
+
+def input_quantizer(model: onnx.ModelProto) -> Quantizer:
+    """What brings a sample to the numbers that the circuit reads.
+
+    Raises:
+        BackendError: when the network's input is not quantized.
+    """
+    return _input_quantizer(model.graph, _input(model.graph), constants(model))
+
+
+def _input(graph: onnx.GraphProto) -> str:
+    inputs = [value for value in graph.input if value.name not in {t.name for t in graph.initializer}]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise BackendError(
+            f"'{graph.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; "
+            "a design here has one of each"
+        )
+    return str(inputs[0].name)
 
 
 def _input_quantizer(graph: onnx.GraphProto, name: str, known: dict[str, Array]) -> Quantizer:

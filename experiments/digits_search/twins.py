@@ -16,8 +16,8 @@ from hardsight.device import Device
 from hardsight.metrics import Metric
 from hardsight.nas.network import INPUT
 from hardsight.nas.report import FrontRow
+from hardsight.nas.runtimes import run_onnx
 from hardsight.nas.search import Setting
-from hardsight.nas.verify import run_onnx
 
 VARIANTS = ("searched", "float", "static")
 """As the search delivers it; all in fp32, trained as long from the same seed; that under ONNX Runtime's static INT8."""

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -18,6 +18,7 @@ from hardsight.candidate import Candidate
 from hardsight.errors import JobError
 from hardsight.nas.data import LabelledData, Part
 from hardsight.nas.evaluators._base import AccuracyEvaluator, Evaluation, TrialFailure
+from hardsight.nas.evaluators.fixed_point import FixedPointModule, fixed_point_values
 from hardsight.nas.evaluators.module import NetworkModule, initializer_values
 from hardsight.nas.network import Network
 from hardsight.nas.spaces import NetworkSpace, SearchSpace
@@ -31,6 +32,16 @@ _CALIBRATION_STEPS = 20
 _EVALUATION_BATCH = 512
 
 
+Trainable = NetworkModule | FixedPointModule
+Module = TypeVar("Module", bound=NetworkModule | FixedPointModule)
+
+
+def trainable(network: Network, calibration_steps: int = 20) -> Trainable:
+    """The module that trains what is exported of the network."""
+    kind = FixedPointModule if network.fixed_point else NetworkModule
+    return kind(network, calibration_steps)
+
+
 class Options(BaseModel):
     """What a job file may set.
 
@@ -39,7 +50,8 @@ class Options(BaseModel):
         learning_rate: peak of the cycle.
         weight_decay: of AdamW.
         label_smoothing: keeps logits, and so activation ranges, small.
-        quantized_share: of the steps, the last ones, that simulate the quantized arithmetic.
+        quantized_share: of the steps, the last ones, that simulate the quantized arithmetic; by default 0.3, of
+            networks in fixed point, whose few bits take longer to learn, 0.8.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,15 +60,15 @@ class Options(BaseModel):
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    quantized_share: float = Field(default=0.3, gt=0, le=1)
+    quantized_share: float | None = Field(default=None, gt=0, le=1)
 
 
 class QatEvaluator(AccuracyEvaluator):
-    """Quantization-aware training: float first, then with 8-bit weights and activations in the loop.
+    """Quantization-aware training: float first, then with quantized weights and activations in the loop.
 
     AdamW under a one-cycle learning rate (Smith and Topin, "Super-convergence", 2018). The last
-    ``quantized_share`` of the steps simulate the integer arithmetic; a candidate without int8 layers is
-    trained in float throughout.
+    ``quantized_share`` of the steps simulate the arithmetic of integers or of fixed-point numbers; a candidate
+    without quantized layers is trained in float throughout.
 
     Args:
         space: whose candidates are trained.
@@ -104,7 +116,11 @@ class QatEvaluator(AccuracyEvaluator):
             return self._evaluation(candidate, module, seed, epochs, start)
 
     def to_onnx(self, evaluation: Evaluation) -> onnx.ModelProto:
-        values = initializer_values(self._restored(evaluation))
+        module = self._restored(evaluation)
+        if isinstance(module, FixedPointModule):
+            values = fixed_point_values(module)
+        else:
+            values = initializer_values(module)
         model = self.space.to_onnx(evaluation.candidate, values)
         resized = ", resized to the input's shape" if self.data.kind == "images" else ""
         facts = {
@@ -146,16 +162,17 @@ class QatEvaluator(AccuracyEvaluator):
 
     def _float_steps(self, network: Network, steps: int) -> int:
         """How many of the steps of a cycle do not simulate the quantized arithmetic."""
-        return steps - max(1, round(steps * self.options.quantized_share)) if network.quantized else steps
+        share = self.options.quantized_share or (0.8 if network.fixed_point else 0.3)
+        return steps - max(1, round(steps * share)) if network.quantized else steps
 
-    def _module(self, candidate: Candidate, epochs: int) -> NetworkModule:
+    def _module(self, candidate: Candidate, epochs: int) -> Trainable:
         """The network to be trained in a first cycle of so many epochs."""
         network = self.space.network(candidate)
         steps = epochs * self._n_batches()
         calibration = max(1, min(_CALIBRATION_STEPS, (steps - self._float_steps(network, steps)) // 3))
-        return self._placed(NetworkModule(network, calibration))
+        return self._placed(trainable(network, calibration))
 
-    def _placed(self, module: NetworkModule) -> NetworkModule:
+    def _placed(self, module: Module) -> Module:
         module.to(self.torch_device)
         if len(module.network.input_shape) == 3:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
@@ -165,7 +182,7 @@ class QatEvaluator(AccuracyEvaluator):
         rate, decay = self.options.learning_rate, self.options.weight_decay
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
-    def _cycle(self, module: NetworkModule, epochs: int, shuffle: torch.Generator, deadline: float) -> None:
+    def _cycle(self, module: Trainable, epochs: int, shuffle: torch.Generator, deadline: float) -> None:
         """Train through one cycle of the learning rate; afterwards the module is ready to be judged.
 
         Raises:
@@ -175,7 +192,7 @@ class QatEvaluator(AccuracyEvaluator):
             pass
 
     def _epochs(
-        self, module: NetworkModule, epochs: int, shuffle: torch.Generator, deadline: float
+        self, module: Trainable, epochs: int, shuffle: torch.Generator, deadline: float
     ) -> Iterator[int]:
         """`_cycle` with a pause after each epoch, for who wants to look at the module as it then is."""
         n_batches = self._n_batches()
@@ -205,7 +222,7 @@ class QatEvaluator(AccuracyEvaluator):
             module.eval()
             yield epoch + 1
 
-    def _accuracy(self, module: NetworkModule) -> float:
+    def _accuracy(self, module: Trainable) -> float:
         """Of a trained module on the validation part.
 
         Raises:
@@ -217,15 +234,15 @@ class QatEvaluator(AccuracyEvaluator):
         return float((logits.argmax(dim=1) == labels.cpu()).double().mean())
 
     def _evaluation(
-        self, candidate: Candidate, module: NetworkModule, seed: int, epochs: int, start: float
+        self, candidate: Candidate, module: Trainable, seed: int, epochs: int, start: float
     ) -> Evaluation:
         """What to keep of a trained module; ``start`` is of `time.perf_counter`."""
         accuracy = self._accuracy(module)
         weights = {n: t.detach().cpu().contiguous().numpy() for n, t in module.state_dict().items()}
         return Evaluation(candidate, accuracy, seed, epochs, time.perf_counter() - start, weights)
 
-    def _restored(self, evaluation: Evaluation) -> NetworkModule:
-        module = NetworkModule(self.space.network(evaluation.candidate))
+    def _restored(self, evaluation: Evaluation) -> Trainable:
+        module = trainable(self.space.network(evaluation.candidate))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in evaluation.weights.items()})
         module.quantizing = True
         module.eval()
@@ -238,7 +255,7 @@ class QatEvaluator(AccuracyEvaluator):
         return tensor, torch.from_numpy(labels).to(self.torch_device)
 
     @torch.no_grad()
-    def _logits(self, module: NetworkModule, part: Part) -> Tensor:
+    def _logits(self, module: Trainable, part: Part) -> Tensor:
         samples, _ = self._part(module.network, part)
         return torch.cat([module(chunk) for chunk in torch.split(samples, _EVALUATION_BATCH)]).cpu()
 

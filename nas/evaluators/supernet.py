@@ -80,6 +80,11 @@ class SupernetEvaluator(qat.QatEvaluator):
 
     @classmethod
     def for_job(cls, space: SearchSpace, data: LabelledData, job: Job) -> Self:
+        if space.fixed_point:
+            raise JobError(
+                f"space '{space.name}' is for FPGAs, whose networks have no batch normalisation to recalibrate, so "
+                "they cannot share weights here; name another evaluator"
+            )
         evaluator = super().for_job(space, data, job)
         evaluator.supernet_seed = job.seed
         evaluator.check()
@@ -119,7 +124,9 @@ class SupernetEvaluator(qat.QatEvaluator):
 
     def _module(self, candidate: Candidate, epochs: int) -> NetworkModule:
         """Calibrated, since a short training does not bring the statistics of another network home."""
-        module = self._shared().lend(super()._module(candidate, epochs))
+        made = super()._module(candidate, epochs)
+        assert isinstance(made, NetworkModule)
+        module = self._shared().lend(made)
         self._calibrate(module, self.supernet_seed)
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):

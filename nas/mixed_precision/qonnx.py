@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from hardsight.datasets.families.fpga import QONNX
+from hardsight.datasets.builder import QONNX
 from hardsight.datasets.fpga.quantizer import Quantizer as FixedPoint
 from hardsight.datasets.fpga.quantizer import constants, is_quant
 from hardsight.datasets.quantize import Feeds

@@ -13,9 +13,11 @@ from hardsight.nas.spaces.families import (
     SignalStages,
     ViTSpace,
 )
+from hardsight.nas.spaces.fpga_cnn import FpgaCnnSpace
 from hardsight.nas.spaces.nas_bench_201 import NasBench201Space
 from hardsight.nas.spaces.nas_bench_macro import NasBenchMacroSpace
 from hardsight.nas.spaces.quant_cnn import QuantCnnSpace
+from hardsight.nas.spaces.quant_mlp import QuantMlpSpace
 
 __all__ = ["SPACES", "NetworkSpace", "SearchSpace", "Task", "get_space"]
 
@@ -28,6 +30,8 @@ _ALL: tuple[type[SearchSpace], ...] = (
     SignalStages,
     CNN1dSpace,
     CompoundSpace,
+    QuantMlpSpace,
+    FpgaCnnSpace,
     NasBench201Space,
     NasBenchMacroSpace,
 )

@@ -15,6 +15,7 @@ from hardsight.ingest import read_onnx
 from hardsight.nas._text import fault, faults, key_names
 from hardsight.nas.data import DataKind
 from hardsight.nas.export import Values, network_to_onnx
+from hardsight.nas.export_qonnx import network_to_qonnx
 from hardsight.nas.network import Network
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class Task:
 class SearchSpace(ABC):
     """A set of networks, from which an Optuna trial picks one.
 
-    A space names the kind of data that its networks read (``samples``) and the options that a job file may set
-    (``options_type``; their docstring becomes the table in ``docs/job.md``).
+    A space names the kind of data that its networks read (``samples``), whether they are for FPGAs only
+    (``fixed_point``; None: for any device), and the options that a job file may set (``options_type``; their docstring
+    becomes the table in ``docs/job.md``).
 
     Args:
         task: what the networks are for.
@@ -58,6 +60,7 @@ class SearchSpace(ABC):
 
     name: ClassVar[str]
     samples: ClassVar[DataKind]
+    fixed_point: ClassVar[bool | None] = False
     options_type: ClassVar[type[BaseModel]]
 
     @abstractmethod
@@ -128,4 +131,5 @@ class NetworkSpace(SearchSpace):
         """The candidate's layers."""
 
     def to_onnx(self, candidate: Candidate, weights: Values | None = None) -> onnx.ModelProto:
-        return network_to_onnx(self.network(candidate), weights)
+        network = self.network(candidate)
+        return (network_to_qonnx if network.fixed_point else network_to_onnx)(network, weights)

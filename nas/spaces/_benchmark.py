@@ -30,6 +30,7 @@ class BenchmarkSpace(SearchSpace):
     """
 
     samples: ClassVar[DataKind] = "images"
+    fixed_point: ClassVar[bool | None] = None
 
     def check(self, task: Task) -> None:
         """Refuse a task that the published networks are not for.

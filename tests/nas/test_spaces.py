@@ -54,8 +54,9 @@ TINY = {
 """Options for spaces that are trained for runtimes with fp32 and int8."""
 
 
-def space_of(name: str, precisions: tuple[str, ...] = ("fp32", "int8"), **options: object) -> SearchSpace:
+def space_of(name: str, precisions: tuple[str, ...] = (), **options: object) -> SearchSpace:
     kind = get_space(name)
+    precisions = precisions or (("int2", "int4", "int8") if kind.fixed_point else ("fp32", "int8"))
     task = BENCHMARKS.get(name, TASKS[kind.samples])
     return kind.for_task(
         Task(task.shape, task.classes, precisions, task.signed), **(options or OPTIONS.get(name, {}))

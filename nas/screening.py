@@ -23,6 +23,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from scipy.special import ndtr
+from scipy.stats import rankdata
 
 from hardsight.errors import InputError
 from hardsight.nas._accuracy_model import GaussianProcess, Inputs, Kernel, likely_kernel
@@ -180,14 +181,16 @@ class _Candidates(NamedTuple):
         rows: ``(n, p)``.
         values: ``(n, m)`` objectives, minimised; NaN where unknown.
         broken: ``(n,)`` by how much constraints are broken in total, 0 where they are kept.
+        costs: ``(n, c)`` all that is known, objectives and constraints: what the model of the others may look at.
     """
 
     rows: FloatArray
     values: FloatArray
     broken: FloatArray
+    costs: FloatArray
 
     def of(self, kept: Any) -> _Candidates:
-        return _Candidates(self.rows[kept], self.values[kept], self.broken[kept])
+        return _Candidates(*(column[kept] for column in self))
 
     @property
     def size(self) -> int:
@@ -254,6 +257,10 @@ class _Memory:
         self.probes = self.candidates(rows)
         counts = self.encoding.counts(rows)
         self._centre, self._spread = counts.mean(axis=0), np.maximum(counts.std(axis=0), 1e-9)
+        # a limit on an objective says nothing new: it orders the probes as the objective does
+        orders = {rankdata(c).tobytes(): i for i, c in reversed(list(enumerate(self.probes.costs.T)))}
+        known = [i for i in orders.values() if not np.isnan(self.probes.costs[:, i]).any()]
+        self._usual = [(i, np.sort(self.probes.costs[:, i])) for i in sorted(known)]
 
     def lookup(self, row: FloatArray) -> Known:
         key = row.tobytes()
@@ -265,6 +272,7 @@ class _Memory:
                     f"the cost function gives {len(known.values)} values for {len(self.signs)} objectives; "
                     "give one for each, None where it is not known"
                 )
+            self._limits = len(known.violations)
             self.seen[key] = known._replace(identity=key) if known.identity is None else known
         return self.seen[key]
 
@@ -296,17 +304,15 @@ class _Memory:
 
     def _table(self, rows: FloatArray, found: list[Known]) -> _Candidates:
         values = np.array([k.values for k in found], np.float64).reshape(len(rows), len(self.signs))
-        broken = [sum(max(v, 0.0) for v in k.violations) for k in found]
-        return _Candidates(rows, values * self.signs, np.array(broken, np.float64))
+        violations = np.array([k.violations for k in found], np.float64).reshape(len(rows), self._limits)
+        broken = np.maximum(violations, 0.0).sum(axis=1)
+        costs = np.concatenate([values, violations], axis=1)
+        return _Candidates(rows, values * self.signs, broken, costs)
 
     def inputs(self, of: _Candidates) -> Inputs:
         """What the model sees. A cost is given as its place among the probes': no unit, no tail."""
         counts = (self.encoding.counts(of.rows) - self._centre) / self._spread
-        places = [
-            np.searchsorted(np.sort(probes), own) / len(probes)
-            for own, probes in zip(of.values.T, self.probes.values.T, strict=True)
-            if not np.isnan(probes).any()
-        ]
+        places = [np.searchsorted(probes, of.costs[:, i]) / len(probes) for i, probes in self._usual]
         costs = (np.array(places).reshape(len(places), of.size).T - 0.5) * np.sqrt(12.0)
         summary = np.concatenate([counts, costs], axis=1)
         return Inputs(self.encoding.features(of.rows), summary, costs, len(self.encoding))

@@ -13,7 +13,7 @@ DEVICE = "xcup/da4ml/lc5"
 LIMIT = 3000
 """Logic cells that a network may take, at the upper end of the predicted interval."""
 
-TRIALS = 47
+TRIALS = 120
 
 MIXED, UNIFORM, EIGHT = "bits per layer", "one width", "8 bits"
 
@@ -25,7 +25,7 @@ _SPACES: dict[str, dict[str, Any]] = {
 SEARCHES = tuple(_SPACES)
 
 
-def job(search: str, data: Path, trials: int, seed: int = 0) -> Job:
+def job(search: str, data: Path, trials: int, seed: int = 1) -> Job:
     """One of the searches.
 
     Args:
@@ -47,8 +47,8 @@ def job(search: str, data: Path, trials: int, seed: int = 0) -> Job:
             "sampler": "screening",
             "trials": -(-2 * trials // 5) if few else trials,
             "epochs": 15,
-            "final_epochs": 0,
-            "front_size": 6,
+            "final_epochs": 40,
+            "front_size": 10,
             "seed": seed,
         }
     )

@@ -51,7 +51,9 @@ def search(
     guessing = float(error.max())
     evaluated: dict[int, None] = {}
     with quiet_optuna():
-        study = optuna.create_study(sampler=make_sampler(sampler, seed, evaluations, costs))
+        study = optuna.create_study(
+            sampler=make_sampler(sampler, seed, evaluations, costs, hopeless=0.98 * guessing)
+        )
         for _ in range(_LIMIT * evaluations):
             if len(evaluated) == evaluations:
                 break

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hardsight.nas.screening import CostFunction, Known
     from hardsight.nas.search import Setting
 
-SCREENED = 200
-"""Candidates that sampler ``screening`` compares for each trial: predicting one takes up to 20 ms, training seconds."""
+SCREENED = 100
+"""Candidates that sampler ``screening`` compares for each trial: predicting one takes about 10 ms, training seconds."""
 POLL_S = 0.5
 """How often one looks whether the last trials, which others work on, are done."""
 # What the study says to its workers, wherever they are.

@@ -205,7 +205,9 @@ class SearchReport:
     @cached_property
     def judged(self) -> list[TrialRecord]:
         """Completed trials with an accuracy; one that was given up before any training has none."""
-        return [r for r in self.records if r.complete and r.accuracy is not None and (r.epochs or not r.pruned)]
+        return [
+            r for r in self.records if r.complete and r.accuracy is not None and (r.epochs or not r.pruned)
+        ]
 
     @cached_property
     def closest(self) -> Closest | None:

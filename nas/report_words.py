@@ -60,8 +60,9 @@ def cost_words(name: str) -> str:
 
 
 def show(name: str, value: float) -> str:
-    """A cost with its unit."""
-    return format_quantity(value, unit_of(name))
+    """A cost with its unit; a count is written out."""
+    unit = unit_of(name)
+    return f"{value:,.0f}" if unit == "1" else format_quantity(value, unit)
 
 
 def fate(record: TrialRecord, evaluator: str) -> str:
@@ -118,8 +119,8 @@ def _verified(report: SearchReport) -> list[str]:
         inside, known = report.inside(name)
         if known:
             lines.append(
-                f"The measured {cost_words(name)} of {inside} of {known} networks lie inside the "
-                f"{report.job.level:.0%} interval."
+                f"Of {known} measured networks, {inside} have their {cost_words(name)} inside the "
+                f"{report.job.level:.0%} interval of the prediction."
             )
     for budget in report.budgets:
         if budget.judged:

@@ -56,9 +56,7 @@ def verify_front(
     if len(chosen) > setting.job.front_size:
         values = np.array([r.trial.values for r in records], np.float64)
         chosen = [records[i] for i in spread(values, setting.job.front_size)]
-        notes.append(
-            f"The front has {len(records)} networks; {len(chosen)} spread along it were verified."
-        )
+        notes.append(f"The front has {len(records)} networks; {len(chosen)} spread along it were verified.")
     target, measure, reason = _measurer(setting, measure)
     if reason:
         notes.append(reason)

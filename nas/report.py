@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from hardsight.budgets import SIZE
-from hardsight.candidate import Candidate
 from hardsight.errors import StorageError
 from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR, Job
@@ -297,7 +296,7 @@ def load_report(study_dir: Path) -> SearchReport:
     if folder.front_file.exists():
         try:
             verified = json.loads(folder.front_file.read_text())
-            rows = _rows(job, verified["rows"])
+            rows = _rows(job, verified["rows"], {r.number: r for r in records})
             notes = tuple(verified["notes"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -395,8 +394,8 @@ def _budget(cost: str, limit: float, rows: Sequence[FrontRow]) -> Budget:
     )
 
 
-def _rows(job: Job, stored: Sequence[Row]) -> tuple[FrontRow, ...]:
-    rows = [_front_row(job, raw) for raw in stored]
+def _rows(job: Job, stored: Sequence[Row], trials: Mapping[int, TrialRecord]) -> tuple[FrontRow, ...]:
+    rows = [_front_row(job, raw, trials) for raw in stored]
     if rows:
         points = np.array([[_objective(name, row) for name in job.objectives] for row in rows], np.float64)
         kept = non_dominated(points)
@@ -410,7 +409,7 @@ def _objective(name: str, row: FrontRow) -> float:
     return 1 - row.validation_accuracy if name == ERROR else row.predicted[name].value
 
 
-def _front_row(job: Job, raw: Row) -> FrontRow:
+def _front_row(job: Job, raw: Row, trials: Mapping[int, TrialRecord]) -> FrontRow:
     measured = {name: (float(m["value"]), float(m["spread"])) for name, m in raw["measured"].items()}
     return FrontRow(
         digest=raw["digest"],
@@ -429,5 +428,5 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
         kept={n: measured[n][0] <= limit for n, limit in job.constraints.items() if n in measured},
         runtime=raw.get("runtime", "ONNX Runtime"),
         blocks=blocks_of(raw["layers"]),
-        choices={} if raw["layers"] else dict(Candidate.from_json(raw["candidate"]).params),
+        choices={} if raw["layers"] else dict(trials[raw["trial"]].trial.params),
     )

@@ -42,10 +42,10 @@ class Block:
 
     @property
     def shape(self) -> str:
-        """``24 channels, 8×8``; of one value per channel ``10 outputs``."""
+        """``24 channels, 8×8``; ``24 channels, 16 positions``; of one value per channel ``10 outputs``."""
         if not self.positions or math.prod(self.positions) == 1:
             return f"{self.channels} outputs"
-        size = "×".join(map(str, self.positions))
+        size = "×".join(map(str, self.positions)) + (" positions" if len(self.positions) == 1 else "")
         return f"{self.channels} channels, {size}"
 
     @property
@@ -108,11 +108,21 @@ def _block(place_here: int, group: Sequence[Row], place: Mapping[str, int]) -> B
 
 
 def _operations(group: Sequence[Row]) -> list[str]:
-    """In words; a gate (squeeze and excite) is one, equal ones in a row are counted."""
+    """In words; a gate (squeeze and excite) is one, linear layers in a row are counted."""
+    inside = {row["name"] for row in group}
     gated = any(row["kind"] == "mul" for row in group)
-    words = [word for row in group if (word := _operation(row, gated))]
+    words = []
+    for i, row in enumerate(group):
+        word = _operation(row, gated)
+        if word and i and row["kind"] == "conv" and not inside.intersection(row["inputs"]):
+            word += " shortcut"
+        words += [word] if word else []
     counted = [(word, len(list(same))) for word, same in groupby(words)]
-    return [word if n == 1 else f"{n} {word}" for word, n in counted]
+    return [
+        shown
+        for word, n in counted
+        for shown in ([f"{n} {word}"] if word == "linear" and n > 1 else [word] * n)
+    ]
 
 
 def _operation(row: Row, gated: bool) -> str:
@@ -120,9 +130,11 @@ def _operation(row: Row, gated: bool) -> str:
         case "conv":
             if gated and math.prod(row["positions"]) == 1:
                 return ""
-            window = "×".join([str(row["kernel"])] * max(1, len(row["positions"])))
-            shown = window if len(row["positions"]) > 1 else f"window {window}"
-            return f"{shown} depthwise" if row["groups"] > 1 else shown
+            dimensions = len(row["positions"])
+            window = (
+                "×".join([str(row["kernel"])] * dimensions) if dimensions > 1 else f"window {row['kernel']}"
+            )
+            return f"{window} depthwise" if row["groups"] > 1 else window
         case "pool":
             return "" if gated else "mean"
         case "mul":

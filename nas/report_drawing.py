@@ -16,7 +16,7 @@ _SHADES = ((3, "#eef6fb"), (4, "#cfe6f4"), (6, "#a3d0ea"), (8, "#6db5dd"), (16, 
 _WIDTH, _HEIGHT = 130.0, 34.0  # of the largest box
 _LEAST_WIDTH, _LEAST_HEIGHT = 38.0, 17.0
 _ROW = 34.0  # two lines of text
-_GAP = 7.0
+_GAP = 13.0
 _MIDDLE = 66.0
 _TEXT_X = 160.0
 _PAGE_WIDTH = 400.0
@@ -59,7 +59,7 @@ def drawing(title: str, input_shape: Sequence[int], blocks: Sequence[Block]) -> 
         y += _GAP + max(_ROW, height)
         bottoms.append(top + height)
         for source in block.added:
-            parts.append(_arc(bottoms[source + 1], bottoms[-1] + 3, i - source))
+            parts.append(_arc(bottoms[source + 1] + 10, bottoms[-1] + 4, i - source))
     label = escape(alternative_text(title, blocks), quote=True)
     return (
         f'<svg viewBox="0 0 {_PAGE_WIDTH:g} {y + _GAP:.0f}" role="img" aria-label="{label}" font-size="12.5" '
@@ -87,7 +87,7 @@ def _arc(start: float, end: float, blocks: int) -> str:
     """From where the added output leaves to where it is added, further out the more blocks it passes."""
     out = _MIDDLE + _WIDTH / 2 + 4 + min(4 * blocks, 20)
     return (
-        f'<path d="M{_MIDDLE} {start + 3:.1f} H{out:.1f} V{end:.1f} H{_MIDDLE + 6}" stroke="#b3470a" '
+        f'<path d="M{_MIDDLE} {start:.1f} H{out:.1f} V{end:.1f} H{_MIDDLE + 6}" stroke="#b3470a" '
         f'stroke-width="1.3"/><circle cx="{_MIDDLE}" cy="{end:.1f}" r="4" fill="#fff" stroke="#b3470a"/>'
         f'<path d="M{_MIDDLE - 2.5} {end:.1f} h5 M{_MIDDLE} {end - 2.5:.1f} v5" stroke="#b3470a"/>'
     )

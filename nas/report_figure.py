@@ -36,7 +36,7 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
         found += [
             (
                 f"Error against {cost_words(cost)}: {searched} of the candidates (grey), test error of the "
-                "delivered front (blue as predicted with its interval, orange as measured)",
+                f"delivered front ({_marks(report, cost)})",
                 partial(draw_front, cost=cost),
             )
             for cost in report.cost_objectives
@@ -58,6 +58,12 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
     if report.judged or not found:
         found.append(("Hypervolume and least error of the search over its trials", draw_history))
     return found
+
+
+def _marks(report: SearchReport, cost: str) -> str:
+    if cost == SIZE:
+        return "blue"
+    return "blue as predicted with its interval" + (", orange as measured" if cost in report.compared else "")
 
 
 def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> bytes:
@@ -163,7 +169,7 @@ def draw_measured(axes: Axes, report: SearchReport, cost: str) -> None:
 
 def draw_missed(axes: Axes, report: SearchReport) -> None:
     """Per candidate and constraint, how far the upper end of the prediction is above the limit."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     for (cost, limit), marker, colour in zip(
         report.job.constraints.items(), cycle("osD^"), cycle((BLUE, ORANGE, GREEN, GREY)), strict=False
@@ -177,8 +183,9 @@ def draw_missed(axes: Axes, report: SearchReport) -> None:
         )
     axes.axhline(1, color=RED, linestyle="--", linewidth=1.2, label="limit")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel("upper end of the prediction over the limit")
@@ -191,7 +198,7 @@ def draw_history(axes: Axes, report: SearchReport) -> None:
     from matplotlib.ticker import MaxNLocator
 
     trials = list(range(1, len(report.records) + 1))
-    axes.step(trials, report.hypervolumes, where="post", color=BLUE, label="hypervolume (left)")
+    axes.step(trials, report.hypervolumes, where="post", marker=".", color=BLUE, label="hypervolume (left)")
     axes.set_xlabel("finished trials")
     axes.set_ylabel("hypervolume, share of the space")
     axes.set_ylim(0, 1)
@@ -200,6 +207,7 @@ def draw_history(axes: Axes, report: SearchReport) -> None:
         trials,
         [100 * e for e in report.best_error],
         where="post",
+        marker=".",
         color=ORANGE,
         linestyle="--",
         label="least error (right)",

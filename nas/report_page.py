@@ -12,11 +12,14 @@ from hardsight.budgets import SIZE
 from hardsight.nas.report import FrontRow, SearchReport
 from hardsight.nas.report_drawing import colour, drawing
 from hardsight.nas.report_figure import figure_png, panels
-from hardsight.nas.report_words import cost_words, show, words_of
+from hardsight.nas.report_words import cost_words, excess, show, words_of
 from hardsight.units import format_quantity
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_BITS = "Bits per block"
 
 
 def front_cells(report: SearchReport) -> tuple[list[str], list[list[str]]]:
@@ -28,7 +31,9 @@ def front_cells(report: SearchReport) -> tuple[list[str], list[list[str]]]:
         headings += [f"{title} predicted", f"{report.job.level:.0%} interval", f"{title} measured"]
     runtime = report.rows[0].runtime if report.rows else "ONNX Runtime"
     searched = "Accuracy search (table)" if runtime == "table" else "Accuracy validation"
-    headings += [searched, f"Accuracy test ({runtime})", "Size", "Bits per block"]
+    headings += [searched, f"Accuracy test ({runtime})", "Size"]
+    if any(row.bits for row in report.rows):
+        headings.append(_BITS)
     return headings, [_cells(report, row, costs) for row in report.rows]
 
 
@@ -42,7 +47,7 @@ def front_table(report: SearchReport) -> Table:
     )
     headings, rows = front_cells(report)
     for i, heading in enumerate(headings):
-        left = heading in ("Network", "Bits per block")
+        left = heading in ("Network", _BITS)
         longest = max((len(word) for cells in rows for word in cells[i].split()), default=0)
         table.add_column(heading, overflow="fold", justify="left" if left else "right", min_width=longest)
     for cells in rows:
@@ -60,7 +65,7 @@ def page(report: SearchReport) -> str:
         budgets=_budgets(report),
         front=_front(report),
         drawn=escape(_legend(report)),
-        networks="\n".join(_network(row) for row in report.rows) or "<p>There is no network to draw.</p>",
+        networks="\n".join(_network(row) for row in report.rows),
         facts=_facts(report),
         job=escape(report.job.public().to_yaml()),
     )
@@ -89,12 +94,8 @@ def _cells(report: SearchReport, row: FrontRow, costs: list[str]) -> list[str]:
         f"{row.validation_accuracy:.2%}",
         f"{row.test_accuracy:.2%}",
         show(SIZE, row.size_bytes),
-        _bits_text(row),
+        *([" ".join(bits for _, bits in row.bits)] if row.bits else []),
     ]
-
-
-def _bits_text(row: FrontRow) -> str:
-    return " ".join(bits for _, bits in row.bits) or "-"
 
 
 def _capital(text: str) -> str:
@@ -116,21 +117,12 @@ def _front(report: SearchReport) -> str:
         return "<p>There is no network to show.</p>"
     head = "".join(f'<th role="columnheader" scope="col">{escape(h)}</th>' for h in headings)
     body = []
-    for row, cells in zip(report.rows, rows, strict=True):
-        name, *middle = cells[:-1]
+    for row, (name, *cells) in zip(report.rows, rows, strict=True):
         columns = [f'<th role="rowheader" scope="row"><a href="{escape(row.file)}">{escape(name)}</a></th>']
         columns += [
-            f'<td role="cell" data-label="{escape(h)}">{escape(c)}</td>'
-            for h, c in zip(headings[1:], middle, strict=False)
+            f'<td role="cell" data-label="{escape(h)}">{_chips(row) if h == _BITS else escape(c)}</td>'
+            for h, c in zip(headings[1:], cells, strict=True)
         ]
-        chips = "".join(
-            f'<li style="background:{colour(bits)}"><span class="block">{escape(block)}</span> {bits}</li>'
-            for block, bits in row.bits
-        )
-        columns.append(
-            f'<td role="cell" data-label="{escape(headings[-1])}">'
-            + (f'<ul class="bits">{chips}</ul></td>' if chips else "-</td>")
-        )
         body.append(f'<tr role="row">{"".join(columns)}</tr>')
     caption = "Delivered networks, most accurate first."
     if any(row.bits for row in report.rows):
@@ -150,7 +142,7 @@ def _budgets(report: SearchReport) -> str:
     body = []
     for budget in report.budgets:
         over = ", ".join(
-            f"{digest[:8]} ({show(budget.cost, value)}, {value / budget.limit - 1:+.1%})"
+            f"{digest[:8]} ({show(budget.cost, value)}, {excess(value, budget.limit)})"
             for digest, value in budget.broken.items()
         )
         kept = f"{len(budget.kept)} of {budget.judged}" if budget.judged else "nothing was measured"
@@ -169,7 +161,7 @@ def _closest(report: SearchReport) -> str:
     if report.closest is None:
         return ""
     misses = ", ".join(
-        f"{cost_words(name)} by {upper / limit - 1:.1%}"
+        f"its {cost_words(name)} limit: {show(name, upper)}, {excess(upper, limit)}"
         for name, (limit, upper) in report.closest.misses.items()
     )
     return f"The closest candidate, trial {report.closest.trial}, misses {misses}."
@@ -194,6 +186,8 @@ def _cards(caption: str, headings: list[str], rows: list[list[str]]) -> str:
 
 
 def _legend(report: SearchReport) -> str:
+    if not report.rows:
+        return "There is no network to draw."
     if not any(row.blocks for row in report.rows):
         return "What was chosen, as the space names it."
     arcs = any(block.added for row in report.rows for block in row.blocks)
@@ -228,6 +222,14 @@ def _choice(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _chips(row: FrontRow) -> str:
+    items = (
+        f'<li style="background:{colour(bits)}"><span class="block">{escape(block)}</span> {bits}</li>'
+        for block, bits in row.bits
+    )
+    return f'<ul class="bits">{"".join(items)}</ul>'
+
+
 def _facts(report: SearchReport) -> str:
     data = report.data
     samples = {part: n for part, n in data.get("samples", {}).items() if n}
@@ -237,10 +239,14 @@ def _facts(report: SearchReport) -> str:
         + (", ".join(f"{n} {part}" for part, n in samples.items()) or "no samples"),
         "Data SHA-256": str(data.get("sha256", "?")),
         "Device": report.job.device,
-        "Measured on": report.measured_on or "nothing was measured",
+        "Measured on": (report.rows and report.measured_on) or "nothing was measured",
         "Trials": ", ".join(f"{n} {fate}" for fate, n in report.counts.items()) or "none",
         "Search time": format_quantity(report.search_s, "s"),
-        **({f"{_capital(work)} in it": format_quantity(report.train_s, "s")} if work else {}),
+        **(
+            {f"{_capital(work)} in it": format_quantity(report.train_s, "s")}
+            if work and report.train_s
+            else {}
+        ),
         "Final hypervolume": f"{report.hypervolumes[-1]:.4f}" if report.hypervolumes else "-",
         "Versions": ", ".join(f"{k} {v}" for k, v in report.versions.items()) or "-",
     }

@@ -65,6 +65,12 @@ def show(name: str, value: float) -> str:
     return f"{value:,.0f}" if unit == "1" else format_quantity(value, unit)
 
 
+def excess(value: float, limit: float) -> str:
+    """By how much a value is above its limit: ``12.3% more``, ``10 times as much``."""
+    ratio = value / limit
+    return f"{ratio:.3g} times as much" if ratio >= 2 else f"{ratio - 1:.1%} more"
+
+
 def fate(record: TrialRecord, evaluator: str) -> str:
     """What became of a trial."""
     if record.failure is not None:
@@ -85,7 +91,11 @@ def _effort(report: SearchReport) -> str:
     counts = ", ".join(f"{n} {how}" for how, n in report.counts.items())
     line = f"{len(report.records)} trials ({counts}) in {format_quantity(report.search_s, 's')}"
     work = words_of(report.job.evaluator.name).work
-    return f"{line}, of which {format_quantity(report.train_s, 's')} {work}." if work else f"{line}."
+    return (
+        f"{line}, of which {format_quantity(report.train_s, 's')} {work}."
+        if work and report.train_s
+        else f"{line}."
+    )
 
 
 def _saved(report: SearchReport) -> list[str]:
@@ -100,7 +110,7 @@ def _outcome(report: SearchReport) -> list[str]:
     if report.closest is not None:
         parts = [
             f"{cost_words(name)} {show(name, upper)} at the upper end of its interval against a limit of "
-            f"{show(name, limit)} ({upper / limit - 1:+.1%})"
+            f"{show(name, limit)} ({excess(upper, limit)})"
             for name, (limit, upper) in report.closest.misses.items()
         ]
         return [
@@ -119,8 +129,8 @@ def _verified(report: SearchReport) -> list[str]:
         inside, known = report.inside(name)
         if known:
             lines.append(
-                f"Of {known} measured networks, {inside} have their {cost_words(name)} inside the "
-                f"{report.job.level:.0%} interval of the prediction."
+                f"Inside the {report.job.level:.0%} interval of the prediction: the measured {cost_words(name)} of "
+                f"{inside} of {known} networks."
             )
     for budget in report.budgets:
         if budget.judged:

@@ -95,7 +95,7 @@ def draw_front(axes: Axes, report: SearchReport, cost: str) -> None:
     values = [r.costs[cost].value for r in report.judged]
     scale, unit = _screen(cost, [*values, *(row.predicted[cost].value for row in report.rows)])
     for pruned, marker, label in (
-        (False, "o", f"candidates: predicted cost, {searched}"),
+        (False, "o", f"candidates: {searched}"),
         (True, "x", "candidates given up early: error so far"),
     ):
         seen = [r for r in report.judged if r.pruned == pruned]
@@ -131,7 +131,7 @@ def _draw_delivered(axes: Axes, report: SearchReport, cost: str, scale: float) -
         fmt="o",
         color=BLUE,
         capsize=3,
-        label="front: exact size, test error" if exact else "front: predicted cost with interval, test error",
+        label="front: test error" if exact else "front, predicted with interval: test error",
     )
     known = [
         (row.measured[cost][0] * scale, e)
@@ -140,9 +140,7 @@ def _draw_delivered(axes: Axes, report: SearchReport, cost: str, scale: float) -
     ]
     if known and not exact:
         xs, ys = zip(*known, strict=True)
-        axes.scatter(
-            xs, ys, marker="D", s=36, color=ORANGE, zorder=3, label="front: measured cost, test error"
-        )
+        axes.scatter(xs, ys, marker="D", s=36, color=ORANGE, zorder=3, label="front, measured: test error")
 
 
 def draw_measured(axes: Axes, report: SearchReport, cost: str) -> None:
@@ -212,7 +210,7 @@ def draw_history(axes: Axes, report: SearchReport) -> None:
         linestyle="--",
         label="least error (right)",
     )
-    other.set_ylabel(f"least {words_of(report.job.evaluator.name).error} [%]")
+    other.set_ylabel("least error in the search [%]")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     other.set_ylim(0, max(10.0, *[100 * e for e in report.best_error if e < 1] or [10.0]) * 1.1)
     other.spines[["top"]].set_visible(False)

@@ -242,13 +242,9 @@ def _facts(report: SearchReport) -> str:
         "Measured on": (report.rows and report.measured_on) or "nothing was measured",
         "Trials": ", ".join(f"{n} {fate}" for fate, n in report.counts.items()) or "none",
         "Search time": format_quantity(report.search_s, "s"),
-        **(
-            {f"{_capital(work)} in it": format_quantity(report.train_s, "s")}
-            if work and report.train_s
-            else {}
-        ),
+        **({f"Of it {work}": format_quantity(report.train_s, "s")} if work and report.train_s else {}),
         "Final hypervolume": f"{report.hypervolumes[-1]:.4f}" if report.hypervolumes else "-",
         "Versions": ", ".join(f"{k} {v}" for k, v in report.versions.items()) or "-",
     }
     rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in facts.items())
-    return f"<table><caption>The search</caption><tbody>{rows}</tbody></table>"
+    return f'<table class="facts"><caption>The search</caption><tbody>{rows}</tbody></table>'

@@ -32,8 +32,8 @@ _TRAINED = Words("trained", "training", "validation error")
 _WORDS = {
     "supernet": Words(
         "judged with inherited weights",
-        "training of the shared weights and judging with them",
-        "validation error with inherited weights",
+        "training shared weights and judging with them",
+        "validation error, inherited weights",
     ),
     "proxy": Words("trained", "scoring and training", "validation error"),
     "table": Words("looked up", "", "published error"),

@@ -35,8 +35,8 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
         searched = words_of(report.job.evaluator.name).error
         found += [
             (
-                f"Error against {cost_words(cost)}: {searched} of the candidates (grey), test error of the "
-                f"delivered front ({_marks(report, cost)})",
+                f"Error against {cost_words(cost)}: candidates in grey ({searched}), the delivered front's test "
+                f"error {_marks(report, cost)}",
                 partial(draw_front, cost=cost),
             )
             for cost in report.cost_objectives
@@ -62,8 +62,10 @@ def panels(report: SearchReport) -> list[tuple[str, Panel]]:
 
 def _marks(report: SearchReport, cost: str) -> str:
     if cost == SIZE:
-        return "blue"
-    return "blue as predicted with its interval" + (", orange as measured" if cost in report.compared else "")
+        return "in blue"
+    return "in blue over the predicted cost with its interval" + (
+        ", in orange over the measured one" if cost in report.compared else ""
+    )
 
 
 def figure_png(report: SearchReport, only: Sequence[Panel] | None = None) -> bytes:
@@ -153,8 +155,8 @@ def draw_measured(axes: Axes, report: SearchReport, cost: str) -> None:
     axes.errorbar(measured, predicted, yerr=reach, fmt="o", color=BLUE, capsize=3)
     uppers = [(row.predicted[cost].upper or 0.0) * scale for row in rows]
     top = 1.08 * max(*measured, *predicted, *uppers)
-    axes.plot([0, top], [0, top], color=GREY, linewidth=1, label="equal")
     top = _with_limit(axes, report, cost, scale, top)
+    axes.plot([0, top], [0, top], color=GREY, linewidth=1, label="equal")
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)
     axes.set_aspect("equal")

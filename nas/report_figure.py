@@ -15,6 +15,7 @@ from hardsight.units import format_quantity, parse_quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 # Okabe and Ito's colours, told apart by the colour-blind too; shapes differ as well
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9a9a9a"
@@ -116,6 +117,7 @@ def draw_front(axes: Axes, report: SearchReport, cost: str) -> None:
     top = 106 * max(0.01, *seen_errors, *(1 - row.test_accuracy for row in report.rows))
     axes.set_ylim(-0.03 * top, top)  # a point without error is to be seen whole
     axes.set_xlim(0, _with_limit(axes, report, cost, scale, 1.05 * axes.dataLim.x1))
+    _readable(axes.xaxis, cost)
     axes.set_xlabel(f"{cost_words(cost)}{unit}")
     axes.set_ylabel("error [%]")
     axes.set_title(f"Front: error against {cost_words(cost)}")
@@ -160,10 +162,12 @@ def draw_measured(axes: Axes, report: SearchReport, cost: str) -> None:
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)
     axes.set_aspect("equal")
+    _readable(axes.xaxis, cost)
+    _readable(axes.yaxis, cost)
     axes.set_xlabel(f"measured {cost_words(cost)}{unit}")
     interval = f", {report.job.level:.0%} interval" if reach else ""
     axes.set_ylabel(f"predicted {cost_words(cost)}{interval}{unit}")
-    axes.set_title("Predicted against measured")
+    axes.set_title(f"Predicted against measured {cost_words(cost)}")
     _legend(axes)
 
 
@@ -220,6 +224,14 @@ def draw_history(axes: Axes, report: SearchReport) -> None:
     labels = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
     _legend(axes, handles, labels)
     axes.set_title("Progress of the search")
+
+
+def _readable(axis: Axis, cost: str) -> None:
+    """Large counts with SI prefixes: ``120k``, ``1.2M``."""
+    from matplotlib.ticker import EngFormatter
+
+    if unit_of(cost) == "1" and axis.get_view_interval()[1] >= 10_000:
+        axis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _with_limit(axes: Axes, report: SearchReport, cost: str, scale: float, end: float) -> float:

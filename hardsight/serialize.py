@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardsight.api import BudgetCheck, DeviceStatus, ModelMeasurement
-    from hardsight.nas.report import SearchReport
+    from hardsight.nas.report import FrontRow, SearchReport
     from hardsight.nas.status import SearchStatus
     from hardsight.prediction import ModelPrediction
     from hardsight.predictors.adapt import AdaptReport
@@ -97,25 +97,79 @@ def _finite(value: float) -> float | None:
 
 
 def search_record(report: SearchReport) -> Record:
-    """A search's verified front."""
+    """All that a search's page says: outcome, budgets, front, effort, job."""
+    closest = report.closest
     return {
         "study": str(report.folder),
         "device": report.job.device,
         "measured_on": report.measured_on,
+        "verified": report.verified,
         "trials": len(report.records),
-        "front": [
+        "fates": report.counts,
+        "search_s": report.search_s,
+        "evaluation_s": report.train_s,
+        "epochs_saved": report.epochs_saved[0],
+        "hypervolumes": report.hypervolumes,
+        "least_errors": report.best_error,
+        "level": report.job.level,
+        "inside_interval": {
+            name: dict(zip(("inside", "measured"), report.inside(name), strict=True))
+            for name in report.compared
+        },
+        "budgets": [
             {
-                "file": row.file,
-                "digest": row.digest,
-                "accuracy": row.test_accuracy,
-                "predicted": {name: estimate._asdict() for name, estimate in row.predicted.items()},
-                "measured": {name: {"value": v, "spread": s} for name, (v, s) in row.measured.items()},
-                "size_bytes": row.size_bytes,
-                "kept": dict(row.kept),
+                "cost": budget.cost,
+                "limit": budget.limit,
+                "kept": list(budget.kept),
+                "broken": dict(budget.broken),
+                "unmeasured": list(budget.unmeasured),
             }
-            for row in report.rows
+            for budget in report.budgets
         ],
+        "closest": closest
+        and {
+            "trial": closest.trial,
+            "digest": closest.digest,
+            "misses": {n: {"limit": limit, "upper": upper} for n, (limit, upper) in closest.misses.items()},
+        },
+        "front": [_delivered(row) for row in report.rows],
+        "data": dict(report.data),
+        "job": report.job.public().resolved(),
+        "versions": dict(report.versions),
         "notes": report.sentences(),
+    }
+
+
+def _delivered(row: FrontRow) -> Record:
+    return {
+        "file": row.file,
+        "digest": row.digest,
+        "trial": row.trial,
+        "accuracy": row.test_accuracy,
+        "validation_accuracy": row.validation_accuracy,
+        "agreement": row.test_agreement,
+        "runtime": row.runtime,
+        "predicted": {name: estimate._asdict() for name, estimate in row.predicted.items()},
+        "measured": {name: {"value": v, "spread": s} for name, (v, s) in row.measured.items()},
+        "size_bytes": row.size_bytes,
+        "file_bytes": row.file_bytes,
+        "macs": row.macs,
+        "input_shape": list(row.input_shape),
+        "kept": dict(row.kept),
+        "dominated": row.dominated,
+        "bits": dict(row.bits),
+        "blocks": [
+            {
+                "name": block.name,
+                "operations": list(block.operations),
+                "channels": block.channels,
+                "positions": list(block.positions),
+                "bits": block.bits,
+                "added": ["input" if i < 0 else row.blocks[i].name for i in block.added],
+            }
+            for block in row.blocks
+        ],
+        "choices": dict(row.choices),
     }
 
 

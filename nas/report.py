@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from hardsight.budgets import SIZE, unit_of
+from hardsight.budgets import SIZE
 from hardsight.errors import StorageError
 from hardsight.metrics import Metric
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.pareto import hypervolume, non_dominated
+from hardsight.nas.report_blocks import Block, bits_of, blocks_of
+from hardsight.nas.report_words import fate, sentences
 from hardsight.nas.search import front
 from hardsight.nas.storage import quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, write_bytes
 from hardsight.prediction import Estimate, FloatArray
-from hardsight.units import format_quantity
 
 Row = dict[str, Any]
 LATENCY = str(Metric.LATENCY)
@@ -50,8 +51,10 @@ class FrontRow:
             it reads 6.
         kept: by constraint, whether the measured value is within the limit.
         dominated: whether another delivered network is at least as good in everything, now that all are
-            trained finally.
+            verified.
         runtime: that computed the test part.
+        blocks: to draw it by; empty where the network is no list of layers, as a published cell.
+        choices: of such a network, by name.
     """
 
     digest: str
@@ -70,6 +73,8 @@ class FrontRow:
     kept: Mapping[str, bool]
     dominated: bool = False
     runtime: str = "ONNX Runtime"
+    blocks: tuple[Block, ...] = ()
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
     def inside(self, metric: str) -> bool | None:
         """Whether the measured value is within the predicted interval; None where one is missing."""
@@ -95,6 +100,30 @@ class Closest:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A constraint and the delivered networks, by what was measured.
+
+    Args:
+        cost: name.
+        limit: that the search kept the upper end of the prediction under.
+        kept: digests of the networks within it.
+        broken: measured value of those above it.
+        unmeasured: digests of those that nothing is known of.
+    """
+
+    cost: str
+    limit: float
+    kept: tuple[str, ...]
+    broken: Mapping[str, float]
+    unmeasured: tuple[str, ...]
+
+    @property
+    def judged(self) -> int:
+        """How many networks were measured."""
+        return len(self.kept) + len(self.broken)
+
+
+@dataclass(frozen=True)
 class SearchReport:
     """What a search found and what it cost.
 
@@ -103,8 +132,7 @@ class SearchReport:
         job: as resolved.
         records: finished trials in order.
         rows: delivered networks, most accurate first.
-        verified: whether the front was trained finally and measured; False in a search that was stopped
-            before.
+        verified: whether the front was verified; False in a search that was stopped before.
         measured_on: device name of the measurements, None where there are none.
         notes: what a reader must know.
         data: name, shape, classes, samples and digest of the data set.
@@ -123,8 +151,8 @@ class SearchReport:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Trials by fate: trained, given up early, reused, infeasible, and each kind of failure."""
-        return dict(Counter(_fate(record) for record in self.records))
+        """Trials by fate: trained (or looked up), given up early, reused, infeasible, and each kind of failure."""
+        return dict(Counter(fate(record, self.job.evaluator.name) for record in self.records))
 
     @cached_property
     def search_s(self) -> float:
@@ -134,7 +162,7 @@ class SearchReport:
 
     @cached_property
     def train_s(self) -> float:
-        """Time spent on training during the search."""
+        """Time that the evaluator spent during the search, most of it on training."""
         return float(sum(record.trial.user_attrs.get("train_s", 0.0) for record in self.records))
 
     @cached_property
@@ -169,9 +197,16 @@ class SearchReport:
         return sum(known), len(known)
 
     @cached_property
-    def trained(self) -> list[TrialRecord]:
-        """Completed trials with an accuracy."""
-        return [r for r in self.records if r.complete and r.accuracy is not None]
+    def budgets(self) -> tuple[Budget, ...]:
+        """Which constraints the delivered networks keep."""
+        return tuple(_budget(name, limit, self.rows) for name, limit in self.job.constraints.items())
+
+    @cached_property
+    def judged(self) -> list[TrialRecord]:
+        """Completed trials with an accuracy; one that was given up before any training has none."""
+        return [
+            r for r in self.records if r.complete and r.accuracy is not None and (r.epochs or not r.pruned)
+        ]
 
     @cached_property
     def closest(self) -> Closest | None:
@@ -231,48 +266,7 @@ class SearchReport:
 
     def sentences(self) -> list[str]:
         """The outcome in words."""
-        counts = ", ".join(f"{n} {fate}" for fate, n in self.counts.items())
-        lines = [
-            f"{len(self.records)} trials ({counts}) in {format_quantity(self.search_s, 's')}, "
-            f"of which {format_quantity(self.train_s, 's')} training."
-        ]
-        saved, whole = self.epochs_saved
-        if saved:
-            lines.append(f"Giving candidates up early saved {saved} of {whole} epochs of training.")
-        if self.closest is not None:
-            parts = [
-                f"{name} {show(name, upper)} at the upper end of its interval against a limit of "
-                f"{show(name, limit)}"
-                for name, (limit, upper) in self.closest.misses.items()
-            ]
-            lines.append(
-                "No candidate keeps the constraints. The closest, trial "
-                f"{self.closest.trial}, misses: {'; '.join(parts)}. Loosen the limits, allow smaller "
-                "networks, or search longer."
-            )
-        elif not self.rows and self.verified:
-            lines.append("No candidate was trained to the end, so there is no front.")
-        elif not self.verified:
-            lines.append("The search was stopped before its front was verified; go on with --resume.")
-        lines += self._kept_sentences()
-        return [*lines, *self.notes]
-
-    def _kept_sentences(self) -> list[str]:
-        lines = []
-        for name in self.compared:
-            inside, known = self.inside(name)
-            if known:
-                lines.append(
-                    f"The measured {without_unit(name).replace('_', ' ')} of {inside} of {known} networks lie inside "
-                    f"the {self.job.level:.0%} interval."
-                )
-        for name, limit in self.job.constraints.items():
-            kept = [row.kept[name] for row in self.rows if name in row.kept]
-            if kept:
-                lines.append(
-                    f"{sum(kept)} of {len(kept)} networks keep {name} ≤ {show(name, limit)} when measured."
-                )
-        return lines
+        return sentences(self)
 
     def _reference(self) -> list[float]:
         guessing = 1 - 1 / max(2, len(self.data.get("classes", ())))
@@ -302,7 +296,7 @@ def load_report(study_dir: Path) -> SearchReport:
     if folder.front_file.exists():
         try:
             verified = json.loads(folder.front_file.read_text())
-            rows = _rows(job, verified["rows"])
+            rows = _rows(job, verified["rows"], {r.number: r for r in records})
             notes = tuple(verified["notes"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -360,11 +354,6 @@ def trials_parquet(report: SearchReport) -> bytes:
     return buffer.getvalue()
 
 
-def show(name: str, value: float) -> str:
-    """A cost with its unit."""
-    return format_quantity(value, unit_of(name))
-
-
 def without_unit(name: str) -> str:
     """``latency_s`` → ``latency``."""
     for suffix in ("_s", "_bytes", "_j"):
@@ -377,7 +366,7 @@ def _trial_row(job: Job, record: TrialRecord, on_front: bool) -> Row:
     costs = record.costs if "costs" in attributes else {}
     row: Row = {
         "trial": record.number,
-        "fate": _fate(record),
+        "fate": fate(record, job.evaluator.name),
         "feasible": record.complete and record.feasible,
         "on_front": on_front,
         "digest": record.candidate.digest if "candidate" in attributes else None,
@@ -395,18 +384,18 @@ def _trial_row(job: Job, record: TrialRecord, on_front: bool) -> Row:
     return row | {f"param_{name}": value for name, value in record.trial.params.items()}
 
 
-def _fate(record: TrialRecord) -> str:
-    if record.failure is not None:
-        return f"failed, {record.failure}"
-    if record.accuracy is None:
-        return "infeasible"
-    if record.pruned:
-        return "trained in part" if record.epochs else "not trained"
-    return "seen before" if record.reused else "trained"
+def _budget(cost: str, limit: float, rows: Sequence[FrontRow]) -> Budget:
+    return Budget(
+        cost,
+        limit,
+        tuple(row.digest for row in rows if row.kept.get(cost)),
+        {row.digest: row.measured[cost][0] for row in rows if row.kept.get(cost) is False},
+        tuple(row.digest for row in rows if cost not in row.kept),
+    )
 
 
-def _rows(job: Job, stored: Sequence[Row]) -> tuple[FrontRow, ...]:
-    rows = [_front_row(job, raw) for raw in stored]
+def _rows(job: Job, stored: Sequence[Row], trials: Mapping[int, TrialRecord]) -> tuple[FrontRow, ...]:
+    rows = [_front_row(job, raw, trials) for raw in stored]
     if rows:
         points = np.array([[_objective(name, row) for name in job.objectives] for row in rows], np.float64)
         kept = non_dominated(points)
@@ -420,7 +409,7 @@ def _objective(name: str, row: FrontRow) -> float:
     return 1 - row.validation_accuracy if name == ERROR else row.predicted[name].value
 
 
-def _front_row(job: Job, raw: Row) -> FrontRow:
+def _front_row(job: Job, raw: Row, trials: Mapping[int, TrialRecord]) -> FrontRow:
     measured = {name: (float(m["value"]), float(m["spread"])) for name, m in raw["measured"].items()}
     return FrontRow(
         digest=raw["digest"],
@@ -435,18 +424,9 @@ def _front_row(job: Job, raw: Row) -> FrontRow:
         file_bytes=raw["file_bytes"],
         macs=raw["macs"],
         input_shape=tuple(raw["input_shape"]),
-        bits=_block_bits(raw["layers"]),
+        bits=bits_of(raw["layers"]),
         kept={n: measured[n][0] <= limit for n, limit in job.constraints.items() if n in measured},
         runtime=raw.get("runtime", "ONNX Runtime"),
+        blocks=blocks_of(raw["layers"]),
+        choices={} if raw["layers"] else dict(trials[raw["trial"]].trial.params),
     )
-
-
-def _block_bits(layers: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """Layers of a block share its precision: ``s0_b1_expand`` belongs to the block ``s0_b1``."""
-    blocks = {}
-    for layer in layers:
-        name, bits = layer["name"], str(layer["bits"])
-        if "activation_bits" in layer:
-            bits = f"w{bits}a{layer['activation_bits']}"
-        blocks[name.rsplit("_", 1)[0] if name.count("_") > 1 else name] = bits
-    return tuple(blocks.items())

@@ -86,7 +86,7 @@ def search_status(folder: Path) -> SearchStatus:
     ends = [3600 * left / per_hour] if per_hour else []
     if said.get(DEADLINE) is not None:
         ends.append(max(0.0, said[DEADLINE] - time.time()))
-    errors = [1 - r.accuracy for r in report.trained if r.feasible and r.accuracy is not None]
+    errors = [1 - r.accuracy for r in report.judged if r.feasible and r.accuracy is not None]
     return SearchStatus(
         folder=report.folder,
         study=kept.study_name,

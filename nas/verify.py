@@ -56,10 +56,7 @@ def verify_front(
     if len(chosen) > setting.job.front_size:
         values = np.array([r.trial.values for r in records], np.float64)
         chosen = [records[i] for i in spread(values, setting.job.front_size)]
-        notes.append(
-            f"The front has {len(records)} networks; {len(chosen)} spread along it were trained "
-            "finally and measured."
-        )
+        notes.append(f"The front has {len(records)} networks; {len(chosen)} spread along it were verified.")
     target, measure, reason = _measurer(setting, measure)
     if reason:
         notes.append(reason)
@@ -231,22 +228,28 @@ def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None,
 
 
 def _layers(setting: Setting, record: TrialRecord) -> list[Row]:
-    """Name, kind and bits of each layer with weights, for the report; in fixed point also of what it reads."""
+    """What a report says and draws of each layer; bits of those with weights, in fixed point also of what they read."""
     if not isinstance(setting.space, NetworkSpace):
         return []
     network = setting.space.network(record.candidate)
     read = {INPUT: network.input_bits, **{layer.name: layer.output_bits for layer in network.layers}}
-    return [
-        {
+    rows = []
+    for layer in network.layers:
+        written = network.tensors[layer.name]
+        row: Row = {
             "name": layer.name,
             "kind": layer.kind,
-            "channels": layer.channels,
-            "bits": layer.weight_bits,
-            **({"activation_bits": read[layer.inputs[0]]} if network.fixed_point else {}),
+            "inputs": list(layer.inputs),
+            "channels": written.channels,
+            "positions": list(written.shape[:-1] if written.tokens else written.shape[1:]),
+            "kernel": layer.kernel,
+            "groups": layer.groups,
         }
-        for layer in network.layers
-        if layer.has_weights
-    ]
+        if layer.has_weights:
+            row["bits"] = layer.weight_bits
+            row |= {"activation_bits": read[layer.inputs[0]]} if network.fixed_point else {}
+        rows.append(row)
+    return rows
 
 
 def _versions() -> dict[str, str]:

@@ -162,7 +162,7 @@ def test_rivals_are_earlier_ones_that_cost_no_more_also_after_resuming(tmp_path:
         assert among[i] == [r.details["macs"] for r in cheaper]
     assert any(len(found) < i for i, found in enumerate(among))
     pruned = sum(r.pruned for r in trained)
-    assert report.counts["trained in part"] == pruned > 0
+    assert report.counts["given up early"] == pruned > 0
     assert report.epochs_saved == (3 * pruned, 4 * len(trained))
     assert any(f"saved {3 * pruned} of" in line for line in report.sentences())
 
@@ -184,7 +184,7 @@ def test_a_search_with_halving_delivers_trained_networks(tmp_path: Path) -> None
     job = {"trials": 6, "epochs": 4, "final_epochs": 0, "evaluator": {"name": "halving", "min_epochs": 1}}
     job["objectives"] = ["error"]
     report = search(tmp_path / "a", None, **job)
-    assert report.counts["trained in part"] > 0
+    assert report.counts["given up early"] > 0
     assert report.rows
     assert [r.trial.values for r in report.records] == [
         r.trial.values for r in search(tmp_path / "b", None, **job).records

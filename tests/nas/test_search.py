@@ -330,7 +330,7 @@ def test_search_without_a_network_ends_with_code_1_and_no_table(
 ) -> None:
     nothing = search(make_job(constraints={"latency_s": "1us"}), tmp_path / "a")
     failed = search(make_job(), tmp_path / "b", evaluator=FakeEvaluator(fail_from=0))
-    for report, words in ((nothing, "The closest, trial"), (failed, "No candidate was trained to the end")):
+    for report, words in ((nothing, "The closest, trial"), (failed, "No candidate has an accuracy")):
         monkeypatch.setattr("hardsight.jobs.search", lambda *_, found=report, **__: found)
         assert main(["search", "job.yaml"]) == 1
         shown = capsys.readouterr().out

@@ -171,5 +171,5 @@ def test_a_search_trains_the_supernet_once_and_tunes_the_front(tmp_path: Path) -
     job = make_job(trials=4, final_epochs=1, evaluator={"name": "supernet", "supernet_epochs": 1})
     report = run_search(job, tmp_path, predictor=FakePredictor(), measure=fake_measure)
     assert (tmp_path / FILE).exists()
-    assert report.counts["trained"] + report.counts.get("seen before", 0) == 4
+    assert report.counts["judged with inherited weights"] + report.counts.get("seen before", 0) == 4
     assert report.rows

@@ -16,6 +16,7 @@ from hardsight.measurement import Measurement
 from hardsight.nas.evaluators import Evaluation, TrialFailure
 from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
+from hardsight.nas.refine import comparison
 from hardsight.nas.runtimes import Runtime, runtime_of
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
@@ -35,6 +36,7 @@ def verify_front(
     records: Sequence[TrialRecord],
     measure: Measure | None = None,
     progress: Progress | None = None,
+    known: Sequence[Row] = (),
 ) -> list[Row]:
     """Train, export, run and measure the front; write ``front/*.onnx`` and ``front.json``.
 
@@ -47,6 +49,7 @@ def verify_front(
         records: the whole front; of a long one `Job.front_size` networks spread along it are taken.
         measure: instead of this machine's profiler.
         progress: called with what is done, how much of it, and how much there is.
+        known: rows of networks that need not be trained and measured again.
 
     Returns:
         one row per network, as stored.
@@ -60,13 +63,17 @@ def verify_front(
             f"The front has {len(records)} networks; {len(chosen)} spread along it were trained "
             "finally and measured."
         )
-    target, measure, reason = _measurer(setting, measure)
+    target, measure, reason = measurer(setting, measure)
     if reason:
         notes.append(reason)
     rows = []
+    before = {row["digest"]: row for row in known if row["measured"]}
     for i, record in enumerate(chosen):
         if progress:
             progress("verify front", i, len(chosen))
+        if record.candidate.digest in before:
+            rows.append(before[record.candidate.digest] | _judged(record))
+            continue
         row = _verify(setting, folder, record, target, measure, notes)
         rows += [] if row is None else [row]
     if progress and chosen:
@@ -79,12 +86,20 @@ def verify_front(
         folder.front_file,
         {
             "rows": rows,
-            "notes": list(dict.fromkeys(notes)),
+            "notes": list(dict.fromkeys([*notes, *comparison(setting, rows)])),
             "measured_on": target.name if target and measure else None,
             "versions": _versions(),
         },
     )
     return rows
+
+
+def _judged(record: TrialRecord) -> Row:
+    """What the search said of a network."""
+    return {
+        "trial": record.number,
+        "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
+    }
 
 
 def _verify(
@@ -121,14 +136,13 @@ def _verify(
     return {
         "digest": digest,
         "graph": graph.digest,
-        "trial": record.number,
+        **_judged(record),
         "file": f"front/{path.name}",
         "file_bytes": path.stat().st_size,
         "candidate": record.candidate.to_json(),
         "macs": graph.macs,
         "input_shape": list(shape),
         "layers": _layers(setting, record),
-        "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
         "measured": measured,
         "validation_accuracy": evaluation.accuracy,
         "runtime": "table" if agreement is None else runtime.name,
@@ -189,7 +203,7 @@ def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes:
     return Evaluation.load(path)
 
 
-def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
+def measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
     """Where and how to measure, and what the reader must know about it.
 
     A simulator or a synthesis tool answers for the device itself, wherever it runs.

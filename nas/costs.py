@@ -9,6 +9,7 @@ from hardsight.budgets import SIZE, Verdict, judge
 from hardsight.candidate import Candidate
 from hardsight.errors import NotSupportedError
 from hardsight.graph import OperatorGraph
+from hardsight.ingest import read_onnx
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.spaces import SearchSpace
 from hardsight.prediction import Estimate, Prediction
@@ -30,6 +31,8 @@ class CostModel:
         predictor: knows the job's device.
         job: with device, objectives and constraints.
         measured: costs by name that are known of candidates, by their JSON.
+        floating: whether the device's tools quantize a float model by themselves, which its costs are then
+            predicted of.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class CostModel:
         predictor: CostPredictor,
         job: Job,
         measured: Mapping[str, Mapping[str, float]] | None = None,
+        floating: bool = False,
     ) -> None:
         self._space = space
         self._job = job
         self.predictor = predictor
         self.measured = dict(measured or {})
+        self.floating = floating
 
     def __call__(self, candidate: Candidate) -> dict[str, Estimate]:
         """Every cost known for the candidate: the predictor's metrics, and its size.
@@ -54,7 +59,7 @@ class CostModel:
         graph = self.graph(candidate)
         row = self.predictor.predict([graph], job.device, job.level).row(0)
         costs = {str(metric): estimate for metric, estimate in row.estimates.items()}
-        size = float(graph.weight_bytes)
+        size = float((self._space.graph(candidate) if self.floating else graph).weight_bytes)
         costs[SIZE] = Estimate(size, size, size, EXACT)
         missing = [name for name in job.objectives if name not in (*costs, ERROR)]
         if missing:
@@ -66,7 +71,11 @@ class CostModel:
 
     def graph(self, candidate: Candidate) -> OperatorGraph:
         """What the predictor is asked about."""
-        return self._space.graph(candidate)
+        if not self.floating:
+            return self._space.graph(candidate)
+        from hardsight.datasets.dequantize import dequantized
+
+        return read_onnx(dequantized(self._space.to_onnx(candidate)))
 
     def verdicts(self, costs: Mapping[str, Estimate]) -> list[Verdict]:
         """The job's constraints, judged on the intervals' upper ends.

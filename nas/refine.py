@@ -102,7 +102,7 @@ def next_round(
     measured |= _more(setting, folder, done, measured, measure)
     predictor = _adapted(setting, measured)
     job, unrefined = setting.job, setting.unrefined or setting.costs
-    costs = CostModel(setting.space, predictor, job, measured)
+    costs = CostModel(setting.space, predictor, job, measured, unrefined.floating)
     trials, waiting = _judged_again(done, costs, job.objectives)
     job = job.model_copy(update={"trials": len(trials) + (job.refine_trials or math.ceil(job.trials / 4))})
     refined = replace(setting, job=job, costs=costs, unrefined=unrefined)
@@ -138,13 +138,14 @@ def comparison(setting: Setting, rows: Sequence[Row]) -> list[str]:
         if old is None:
             continue
         found.append(
-            f"Refined with {len(known)} measured networks: before, their {metric} was predicted with {old}."
+            f"Refined with the measurements of {len(known)} networks: until then their {metric} was predicted with "
+            f"{old}."
         )
         then, now = _deviation(before, new, metric), _deviation(after, new, metric)
         if then and now:
             found.append(
-                f"On {len(new)} networks measured since, {metric} is predicted with {now}; without refining "
-                f"it were {then}."
+                f"Networks measured since: {len(new)}. Their {metric} is predicted with {now}; without refining "
+                f"with {then}."
             )
     return found
 

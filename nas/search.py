@@ -111,7 +111,7 @@ def prepare(
         device = get_device(job.device)
     elif device.name != job.device:
         raise InputError(f"device '{device.name}' was given for a job that names '{job.device}'")
-    if device.mode.startswith("int8"):
+    if device.mode.startswith("int8") and device.kind != "npu":
         raise JobError(
             f"device '{job.device}' quantizes a float model by itself, but a search chooses the "
             "precision of each block; "
@@ -132,7 +132,7 @@ def prepare(
             f"'{job.device}' is of kind {device.kind}; name another device, or one of the spaces "
             f"{', '.join(fitting)}"
         )
-    if space_class.fixed_point:
+    if space_class.fixed_point or device.kind == "npu":
         from hardsight.datasets.profilers import get_profiler
 
         get_profiler(device).check()  # its tools also run the front
@@ -142,14 +142,15 @@ def prepare(
         from hardsight.predictors import load_predictor
 
         predictor = load_predictor(job.device)
-    costs = CostModel(space, predictor, job)
+    floating = device.mode.startswith("int8")
+    costs = CostModel(space, predictor, job, floating=floating)
     for parameters in space.anchors()[:1]:
         costs.verdicts(costs(space.suggest(optuna.trial.FixedTrial(dict(parameters)))))
     if evaluator is None:
         evaluator = get_evaluator(job.evaluator.name).for_job(space, data, job)
     if refined is None:
         return Setting(job, device, data, space, costs, evaluator)
-    learned = CostModel(space, refined.predictor, job, refined.measured)
+    learned = CostModel(space, refined.predictor, job, refined.measured, floating)
     return Setting(job, device, data, space, learned, evaluator, unrefined=costs)
 
 

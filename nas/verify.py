@@ -17,7 +17,7 @@ from hardsight.nas.evaluators import Evaluation, TrialFailure
 from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
 from hardsight.nas.refine import comparison
-from hardsight.nas.runtimes import Runtime, runtime_of
+from hardsight.nas.runtimes import Runtime, deliver
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
 from hardsight.progress import Progress
@@ -25,7 +25,18 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     from hardsight.nas.search import Measure, Setting
 
-_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy", "da4ml", "pyosys")
+_PACKAGES = (
+    "torch",
+    "brevitas",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "da4ml",
+    "pyosys",
+    "ai-edge-litert",
+    "ethos-u-vela",
+)
 
 Row = dict[str, Any]
 
@@ -79,7 +90,7 @@ def verify_front(
     if progress and chosen:
         progress("verify front", len(chosen), len(chosen))
     kept = {row["file"] for row in rows}
-    for stale in folder.front.glob("*.onnx"):
+    for stale in (*folder.front.glob("*.onnx"), *folder.front.glob("*.tflite")):
         if f"front/{stale.name}" not in kept:
             stale.unlink()
     write_json(
@@ -117,10 +128,14 @@ def _verify(
         return None
     model = setting.evaluator.to_onnx(evaluation)
     digest = record.candidate.digest
-    path = folder.front / f"{digest}.onnx"
-    write_bytes(path, model.SerializeToString())
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
-    runtime = runtime_of(model)
+    try:
+        content, suffix, runtime = deliver(model, setting.device, setting.data.part("train", shape)[0])
+    except BackendError as error:
+        notes.append(f"Network {digest[:8]} is left out: {error}.")
+        return None
+    path = folder.front / f"{digest}{suffix}"
+    write_bytes(path, content)
     accuracy, agreement = _tested(setting, evaluation, path, shape, runtime)
     measured: dict[str, Row] = {}
     if target is not None and measure is not None:
@@ -131,7 +146,7 @@ def _verify(
             }
         except BackendError as error:
             notes.append(f"Network {digest[:8]} could not be measured: {error}.")
-    graph = read_onnx(path)
+    graph = read_onnx(model)
     measured[SIZE] = {"value": float(graph.weight_bytes), "spread": 0.0, "repeats": 1}
     return {
         "digest": digest,

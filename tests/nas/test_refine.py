@@ -15,7 +15,7 @@ from hardsight.metrics import Metric
 from hardsight.nas.job import Job
 from hardsight.nas.join import join_search
 from hardsight.nas.refine import load_refined
-from hardsight.nas.report import SearchReport
+from hardsight.nas.report import SearchReport, load_report
 from hardsight.nas.search import run_search
 from hardsight.nas.status import search_status
 from hardsight.nas.study import StudyFolder
@@ -59,6 +59,14 @@ def search(job: Job, out: Path, predictor: Predictor, **arguments: object) -> Se
     return run_search(job, out, predictor=predictor, **arguments)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> Path:
+    """A search that was not refined; to be copied."""
+    out = tmp_path_factory.mktemp("searched")
+    search(make_job(**JOB), out, predictor, refine=False)
+    return out
+
+
 def error(report: SearchReport) -> float:
     return float(
         np.median(
@@ -70,9 +78,10 @@ def error(report: SearchReport) -> float:
 JOB = {"trials": 12, "sampler": "random", "seed": 1}
 
 
-def test_measurements_correct_the_predictions(tmp_path: Path, predictor: Predictor) -> None:
+def test_measurements_correct_the_predictions(tmp_path: Path, searched: Path, predictor: Predictor) -> None:
     out, bench, evaluator = tmp_path / "s", Bench(predictor), FakeEvaluator()
-    first = search(make_job(**JOB), out, predictor, refine=False, measure=bench)
+    shutil.copytree(searched, out)
+    first = load_report(out)
     assert error(first) == pytest.approx(1 / SLOWER - 1, abs=0.05)
     second = search(make_job(**JOB), out, predictor, resume=True, measure=bench, evaluator=evaluator)
     assert len(second.records) == 12 + 3  # a quarter more
@@ -91,25 +100,19 @@ def test_measurements_correct_the_predictions(tmp_path: Path, predictor: Predict
     (words,) = [note for note in second.notes if note.startswith("Refined with")]
     assert "latency_s was predicted with an error of" in words
     assert search_status(out).wanted == 15
-    # nothing of the first round's front is measured again; its predictor is used from now on
-    refined = load_refined(StudyFolder(out))
-    assert refined is not None
+    # once in each round, and not again in the second what the first measured; those behind the front have no name
+    of_rounds = [name for name in bench.calls if name != "network"]
+    assert len(of_rounds) == len(set(of_rounds))
+    # the predictor is used from now on
     again = search(make_job(**JOB), out, predictor, resume=True, refine=False)
     assert [r.trial.values for r in again.records] == [r.trial.values for r in second.records]
     assert [note for note in again.notes if note.startswith("Refined")] == [words]
 
 
-def test_what_was_measured_is_not_measured_again(tmp_path: Path, predictor: Predictor) -> None:
-    bench = Bench(predictor)
-    search(make_job(**JOB), tmp_path, predictor, measure=bench)
-    # those behind the front have a file of another name, and may come to the front later
-    assert len(set(bench.calls) - {"network"}) == len([c for c in bench.calls if c != "network"])
-
-
 def test_constraints_are_judged_by_the_new_predictions_and_by_measurements(
-    tmp_path: Path, predictor: Predictor
+    tmp_path: Path, searched: Path, predictor: Predictor
 ) -> None:
-    free = search(make_job(**JOB), tmp_path / "free", predictor, refine=False)
+    free = load_report(searched)
     uppers = sorted(r.costs["latency_s"].upper for r in free.records)
     limit = uppers[-2]  # of a device that is twice as slow, half of these break it
     report = search(make_job(**JOB, constraints={"latency_s": limit}), tmp_path / "s", predictor)
@@ -125,10 +128,10 @@ def test_constraints_are_judged_by_the_new_predictions_and_by_measurements(
 
 
 def test_untrained_candidates_that_keep_the_limit_after_all_are_tried(
-    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, searched: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(__name__ + ".SLOWER", 0.5)  # faster than predicted
-    free = search(make_job(**JOB), tmp_path / "free", predictor, refine=False)
+    monkeypatch.setitem(globals(), "SLOWER", 0.5)  # faster than predicted
+    free = load_report(searched)
     limit = sorted(r.costs["latency_s"].upper for r in free.records)[6]
     evaluator = FakeEvaluator()
     job = make_job(**JOB, constraints={"latency_s": limit}, refine_trials=4)
@@ -138,16 +141,14 @@ def test_untrained_candidates_that_keep_the_limit_after_all_are_tried(
     assert all(r.accuracy is not None for r in report.records if r.feasible)
 
 
-def test_a_killed_round_goes_on(
-    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_round_goes_on(tmp_path: Path, searched: Path, predictor: Predictor) -> None:
     class Killed(FakeEvaluator):
         def evaluate(self, candidate, seed, epochs=None):  # type: ignore[no-untyped-def]
             if len(self.calls) == 1:
                 raise KeyboardInterrupt
             return super().evaluate(candidate, seed, epochs)
 
-    search(make_job(**JOB), tmp_path, predictor, refine=False)
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     with pytest.raises(KeyboardInterrupt):
         search(make_job(**JOB), tmp_path, predictor, resume=True, evaluator=Killed())
     name = StudyFolder(tmp_path).study_name
@@ -158,9 +159,10 @@ def test_a_killed_round_goes_on(
 
 
 def test_killed_before_the_round_begins(
-    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, searched: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = search(make_job(**JOB), tmp_path, predictor, refine=False)
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    first = load_report(searched)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("hardsight.nas.refine.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         search(make_job(**JOB), tmp_path, predictor, resume=True)
@@ -170,13 +172,12 @@ def test_killed_before_the_round_begins(
 
 
 def test_workers_use_the_refined_predictor(tmp_path: Path, predictor: Predictor) -> None:
-    report = search(make_job(**JOB), tmp_path, predictor)
+    search(make_job(**JOB), tmp_path, predictor)
     assert join_search(tmp_path, predictor=predictor, evaluator=FakeEvaluator()) == 0
     lost = tmp_path / "predictor" / StudyFolder(tmp_path).study_name
     shutil.rmtree(lost)
     with pytest.raises(JobError, match="this machine predicts latency_s"):
         join_search(tmp_path, predictor=predictor, evaluator=FakeEvaluator())
-    assert report.rows
 
 
 def test_too_few_networks_are_said_and_the_report_is_kept(tmp_path: Path, predictor: Predictor) -> None:
@@ -194,7 +195,7 @@ def test_what_cannot_be_refined_is_refused_before_anything_is_searched(tmp_path:
     assert not (tmp_path / "s").exists()
 
 
-def test_another_machine_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_machine_is_refused(tmp_path: Path) -> None:
     shipped = load_shipped_predictor()
     other = next(d for d, m in shipped.targets if d.endswith("/onnxruntime/fp32-t1"))
     with pytest.raises(NotSupportedError, match="--refine needs measurements of"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hardsight.device import Device, get_device
-from hardsight.errors import DataError, InputError, JobError, StorageError
+from hardsight.errors import BackendError, DataError, InputError, JobError, StorageError
 from hardsight.measurement import Measurement
 from hardsight.nas.costs import CostModel, CostPredictor
 from hardsight.nas.data import LabelledData
@@ -211,6 +211,8 @@ def run_search(
     if refine:
         check_refinable(setting, measure)
     if not folder.exists:
+        if measure is None:
+            _check_compiles(setting)
         folder.create(job)
     with folder.lock(), storage_errors(folder.path), quiet_optuna():
         folder.keep(job)
@@ -289,6 +291,32 @@ def first_costs(setting: Setting) -> dict[str, float]:
     anchors = setting.space.anchors()[:1]
     found = [setting.costs(setting.space.suggest(optuna.trial.FixedTrial(dict(a)))) for a in anchors]
     return {name: estimate.value for costs in found for name, estimate in costs.items()}
+
+
+def _check_compiles(setting: Setting) -> None:
+    """Have an NPU's compiler try the space's first network: what it leaves to the CPU has no price.
+
+    Raises:
+        BackendError: it leaves operators, or cannot compile it.
+    """
+    if setting.device.kind != "npu":
+        return
+    import optuna
+
+    from hardsight.datasets.profilers import get_profiler
+    from hardsight.datasets.weights import fill_weights
+
+    for parameters in setting.space.anchors()[:1]:
+        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(parameters)))
+        try:
+            get_profiler(setting.device).measure(
+                fill_weights(setting.space.to_onnx(candidate)), setting.device
+            )
+        except BackendError as error:
+            raise BackendError(
+                f"space '{setting.job.space.name}' is not for '{setting.device.name}': {error}; name another space, "
+                "such as quant_cnn or resnet"
+            ) from error
 
 
 def _open(setting: Setting, folder: StudyFolder) -> tuple[Setting, optuna.Study]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import optuna
 import pytest
 from nas_fakes import SPACE, FakeEvaluator, FakePredictor, make_job
@@ -9,9 +10,10 @@ from nas_fakes import SPACE, FakeEvaluator, FakePredictor, make_job
 from hardsight.candidate import Candidate
 from hardsight.datasets.profilers import get_profiler
 from hardsight.datasets.profilers.vela import VelaProfiler
-from hardsight.device import get_device
+from hardsight.device import Device, get_device
 from hardsight.errors import BackendError
 from hardsight.graph import OperatorGraph
+from hardsight.measurement import Measurement
 from hardsight.metrics import Metric
 from hardsight.nas.data import DataSpec, load_data
 from hardsight.nas.evaluators.qat import QatEvaluator
@@ -58,6 +60,19 @@ def test_missing_tools_are_told_at_the_start(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("hardsight.datasets.profilers._cpu.find_spec", lambda _: None)
     with pytest.raises(BackendError, match=r"hardsight\[npu\]"):
         run_search(npu_job(), tmp_path / "s", predictor=FakePredictor(), evaluator=FakeEvaluator())
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_space_with_operators_for_the_cpu_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaves(self: VelaProfiler, model: onnx.ModelProto, device: Device) -> list[Measurement]:
+        raise BackendError(f"'{model.graph.name}': Vela leaves 1 operators to the CPU")
+
+    monkeypatch.setattr(VelaProfiler, "check", lambda _: None)
+    monkeypatch.setattr(VelaProfiler, "measure", leaves)
+    with pytest.raises(BackendError, match=r"space 'vit' is not for .*leaves 1 operators"):
+        run_search(npu_job(space="vit"), tmp_path / "s", evaluator=FakeEvaluator())
     assert not (tmp_path / "s").exists()
 
 

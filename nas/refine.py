@@ -133,27 +133,22 @@ def comparison(setting: Setting, rows: Sequence[Row]) -> list[str]:
         for text, costs in _of_rows(rows).items()
         if text not in after.measured
     ]
-    for metric in dict.fromkeys(name for _, costs in known for name in costs):
+    for metric in dict.fromkeys((*setting.job.objectives, *setting.job.constraints)):
         old = _deviation(before, known, metric)
         if old is None:
             continue
-        found.append(
-            f"Refined with the measurements of {len(known)} networks: until then their {metric} was predicted with "
-            f"{old}."
-        )
+        sentence = f"Refined with {len(known)} measured networks: until then {metric} was {old}"
         then, now = _deviation(before, new, metric), _deviation(after, new, metric)
         if then and now:
-            found.append(
-                f"Networks measured since: {len(new)}. Their {metric} is predicted with {now}; without refining "
-                f"with {then}."
-            )
+            sentence += f"; of {len(new)} measured since it is {now}, and without refining would be {then}"
+        found.append(f"{sentence}.")
     return found
 
 
 def _deviation(
     model: CostModel, measured: Sequence[tuple[Candidate, Mapping[str, float]]], metric: str
 ) -> str | None:
-    """Medians over the networks."""
+    """Medians over the networks; None where none has that metric."""
     pairs = [
         (model(candidate)[metric], costs[metric]) for candidate, costs in measured if costs.get(metric, 0) > 0
     ]
@@ -161,8 +156,12 @@ def _deviation(
         return None
     error = float(np.median([abs(estimate.value / value - 1) for estimate, value in pairs]))
     widths = [_width(estimate) for estimate, _ in pairs]
-    width = "no interval" if None in widths else f"intervals {np.median(np.array(widths, float)):.1%} wide"
-    return f"an error of {error:.1%} and {width}"
+    width = (
+        "without intervals"
+        if None in widths
+        else f"in intervals {np.median(np.array(widths, float)):.1%} wide"
+    )
+    return f"{error:.1%} off, {width}"
 
 
 def _width(estimate: Estimate) -> float | None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,12 @@ _LEFT_IN_FLOAT = frozenset({"LEAKY_RELU", "ELU", "EXP", "LOG", "ABS", "RELU6", "
 """Operators with integer kernels in LiteRT, for any scales, that ai-edge-quantizer does not know."""
 
 
-def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
+def to_tflite(
+    model: onnx.ModelProto,
+    *,
+    int8: bool,
+    samples: Sequence[Mapping[str, npt.NDArray[Any]]] | None = None,
+) -> bytes:
     """Convert a model with LiteRT's own tools.
 
     The model becomes a PyTorch module (`hardsight.datasets.to_torch`), which litert-torch converts. Images go in
@@ -47,8 +52,9 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
     Args:
         model: with its weights (see `hardsight.datasets.weights.fill_weights`), fixed input shapes, and in float.
         int8: quantize weights (one scale per channel), activations, inputs and outputs to 8 bits by
-            ai-edge-quantizer's static recipe, with ranges seen on one random input: right for costs, not for
-            accuracy.
+            ai-edge-quantizer's static recipe.
+        samples: inputs to find their ranges with, one mapping from input name to array each. Without them one
+            random input is drawn: right for costs, not for accuracy.
 
     Returns:
         the file's bytes.
@@ -74,13 +80,18 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
     from hardsight.datasets.quantize import random_feeds
     from hardsight.datasets.to_torch import to_torch
 
-    feeds = [torch.from_numpy(feed) for feed in random_feeds(model).values()]
+    drawn = random_feeds(model)
+    feeds = [torch.from_numpy(feed) for feed in drawn.values()]
     plain = to_torch(model)
     disguised = reword(plain, feeds)
     module: torch.nn.Module = plain
     images, made = _images(model)
+
+    def as_file(feed: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [f.movedim(1, -1).contiguous() if i in images else f for i, f in enumerate(feed)]
+
     if images or made:
-        feeds = [f.movedim(1, -1).contiguous() if i in images else f for i, f in enumerate(feeds)]
+        feeds = as_file(feeds)
         module = litert_torch.to_channel_last_io(module, args=images, outputs=made).eval()
     with _quiet(), torch.no_grad(), _reasons(model, "litert-torch could not convert"):
         converted = bytes(litert_torch.convert(module, tuple(feeds)).model_content())
@@ -89,7 +100,11 @@ def to_tflite(model: onnx.ModelProto, *, int8: bool) -> bytes:
     if not int8:
         return converted
     with _quiet(), _reasons(model, "ai-edge-quantizer could not quantize"):
-        return _fold(_quantized(converted, [f.numpy() for f in feeds]))
+        seen = [[f.numpy() for f in feeds]]
+        if samples:
+            given = ([torch.from_numpy(sample[name]) for name in drawn] for sample in samples)
+            seen = [[f.numpy() for f in as_file(feed)] for feed in given]
+        return _fold(_quantized(converted, seen))
 
 
 def _images(model: onnx.ModelProto) -> tuple[list[int], list[int]]:
@@ -128,18 +143,22 @@ def _leads_to_image(start: str, neighbours: dict[str, list[onnx.NodeProto]], sid
     return False
 
 
-def _quantized(model: bytes, sample: Sequence[npt.NDArray[Any]]) -> bytes:
+def _quantized(model: bytes, samples: Sequence[Sequence[npt.NDArray[Any]]]) -> bytes:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
     reader = Interpreter(model_content=model)
     ((name, signature),) = reader.get_signature_list().items()
     inputs = reader.get_signature_runner(name).get_input_details()
-    feeds = {
-        key: feed.astype(inputs[key]["dtype"]) for key, feed in zip(signature["inputs"], sample, strict=True)
-    }
+    feeds = [
+        {
+            key: feed.astype(inputs[key]["dtype"])
+            for key, feed in zip(signature["inputs"], sample, strict=True)
+        }
+        for sample in samples
+    ]
     tool = quantizer.Quantizer(model, recipe.static_wi8_ai8())
-    ranges = tool.calibrate({name: [feeds]})
+    ranges = tool.calibrate({name: feeds})
     return bytes(tool.quantize(ranges).quantized_model)
 
 

@@ -384,6 +384,7 @@ def search(
     out: Path | None = None,
     *,
     resume: bool = False,
+    refine: bool = False,
     workers: int = 1,
     track: bool = True,
     log_to: Path | None = None,
@@ -395,6 +396,7 @@ def search(
         job_file: YAML.
         out: folder of the study; the job's ``output`` by default.
         resume: go on in a folder that holds this job's study.
+        refine: adapt the predictor with the front's measurements and search on.
         workers: processes that try candidates.
         track: log to MLflow; a search that is resumed goes on in its run.
         log_to: folder of ``mlflow.db``; the current one by default.
@@ -417,4 +419,4 @@ def search(
             enabled=track,
         )
 
-    return nas.run_search(job, out, resume, workers=workers, progress=progress, track=tracked)
+    return nas.run_search(job, out, resume, refine=refine, workers=workers, progress=progress, track=tracked)

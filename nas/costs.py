@@ -9,6 +9,7 @@ from hardsight.budgets import SIZE, Verdict, judge
 from hardsight.candidate import Candidate
 from hardsight.errors import NotSupportedError
 from hardsight.graph import OperatorGraph
+from hardsight.ingest import read_onnx
 from hardsight.nas.job import ERROR, Job
 from hardsight.nas.spaces import SearchSpace
 from hardsight.prediction import Estimate, Prediction
@@ -29,12 +30,24 @@ class CostModel:
         space: of the candidates.
         predictor: knows the job's device.
         job: with device, objectives and constraints.
+        measured: costs by name that are known of candidates, by their JSON.
+        floating: whether the device's tools quantize a float model by themselves, which its costs are then
+            predicted of.
     """
 
-    def __init__(self, space: SearchSpace, predictor: CostPredictor, job: Job) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        predictor: CostPredictor,
+        job: Job,
+        measured: Mapping[str, Mapping[str, float]] | None = None,
+        floating: bool = False,
+    ) -> None:
         self._space = space
-        self._predictor = predictor
         self._job = job
+        self.predictor = predictor
+        self.measured = dict(measured or {})
+        self.floating = floating
 
     def __call__(self, candidate: Candidate) -> dict[str, Estimate]:
         """Every cost known for the candidate: the predictor's metrics, and its size.
@@ -43,10 +56,10 @@ class CostModel:
             NotSupportedError: when one of the objectives is not among them.
         """
         job = self._job
-        graph = self._space.graph(candidate)
-        row = self._predictor.predict([graph], job.device, job.level).row(0)
+        graph = self.graph(candidate)
+        row = self.predictor.predict([graph], job.device, job.level).row(0)
         costs = {str(metric): estimate for metric, estimate in row.estimates.items()}
-        size = float(graph.weight_bytes)
+        size = float((self._space.graph(candidate) if self.floating else graph).weight_bytes)
         costs[SIZE] = Estimate(size, size, size, EXACT)
         missing = [name for name in job.objectives if name not in (*costs, ERROR)]
         if missing:
@@ -56,6 +69,14 @@ class CostModel:
             )
         return costs
 
+    def graph(self, candidate: Candidate) -> OperatorGraph:
+        """What the predictor is asked about."""
+        if not self.floating:
+            return self._space.graph(candidate)
+        from hardsight.datasets.dequantize import dequantized
+
+        return read_onnx(dequantized(self._space.to_onnx(candidate)))
+
     def verdicts(self, costs: Mapping[str, Estimate]) -> list[Verdict]:
         """The job's constraints, judged on the intervals' upper ends.
 
@@ -64,7 +85,13 @@ class CostModel:
         """
         return judge(self._job.constraints, costs, int(costs[SIZE].value), self._job.device)
 
+    def violations(self, candidate: Candidate, costs: Mapping[str, Estimate]) -> dict[str, float]:
+        """By constraint: the part of the limit by which the upper end exceeds it; at most 0 means kept.
 
-def violations(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """By constraint: the part of the limit by which the upper end exceeds it; at most 0 means kept."""
-    return {v.quantity: v.upper / v.limit - 1.0 for v in verdicts}
+        Of a candidate that was measured, the measurement must keep the limit as well.
+        """
+        known = self.measured.get(candidate.to_json(), {})
+        return {
+            v.quantity: max(v.upper, known.get(v.quantity, v.upper)) / v.limit - 1.0
+            for v in self.verdicts(costs)
+        }

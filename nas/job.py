@@ -39,7 +39,7 @@ SAMPLER_NAMES = ("nsga2", "nsga3", "tpe", "gp", "random", "screening")
 COSTS = (*(str(m) for m in Metric if not m.larger_is_better), SIZE)
 
 
-EFFORT = ("trials", "timeout", "trial_timeout", "front_size", "measure_budget_s")
+EFFORT = ("trials", "refine_trials", "timeout", "trial_timeout", "front_size", "measure_budget_s")
 """Keys that say how far a search goes, not what it finds: a resumed one may change them."""
 
 
@@ -94,6 +94,7 @@ class Job(BaseModel):
         level: nominal coverage of that interval, a share.
         sampler: how Optuna chooses the next candidate; ``screening`` predicts the costs of many before each trial.
         trials: how many to finish, those without training (infeasible or seen before) included.
+        refine_trials: how many more to finish with ``--refine``; by default a quarter of ``trials``.
         timeout: time for all trials, for example ``10min``; what is running then ends first.
         trial_timeout: time for one training; a longer one counts as a failed trial.
         epochs: of a trial's training.
@@ -117,6 +118,7 @@ class Job(BaseModel):
     level: float = Field(default=0.9, gt=0, lt=1)
     sampler: Literal["nsga2", "nsga3", "tpe", "gp", "random", "screening"] = "nsga2"
     trials: Count = 40
+    refine_trials: Count | None = None
     timeout: Duration | None = None
     trial_timeout: Duration | None = None
     epochs: Count = 12

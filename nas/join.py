@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hardsight.errors import InputError, JobError, StorageError
 from hardsight.nas.job import Job, parse_job, shared
+from hardsight.nas.refine import load_refined
 from hardsight.nas.search import Setting, check_data, first_costs, prepare
 from hardsight.nas.storage import quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, load_study
@@ -60,10 +61,11 @@ def join_search(
         if folder is not None:
             kept = StudyFolder(folder)
             found, weights, name = kept.load(kept.job()), kept.weights, str(folder)
+            refined = load_refined(kept)
         else:
             assert study is not None and storage is not None
             found = load_study(storage if "://" in storage else Path(storage), study)
-            weights, name = None, study
+            weights, name, refined = None, study, None
         job = _job(found, name)
         if folder is not None and (changed := job.difference(parse_job(shared(kept.job())))):
             raise JobError(
@@ -72,7 +74,7 @@ def join_search(
             )
         if data is not None:
             job = job.model_copy(update={"data": job.data.model_copy(update={"source": data})})
-        setting = prepare(job, predictor, evaluator)
+        setting = prepare(job, predictor, evaluator, refined=refined)
         check_data(setting, found, name)
         _check_predictions(setting, found)
         before = _own(found)

@@ -127,13 +127,16 @@ class _Pool:
 
 def _work(plan: Plan, number: int, failed: Connection) -> None:
     """What a worker process does."""
+    from hardsight.nas.refine import load_refined
     from hardsight.nas.search import prepare
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the parent too, which says so
     folder = StudyFolder(plan.folder)
     try:
         with storage_errors(folder.path), quiet_optuna():
-            setting = prepare(plan.job, plan.predictor, plan.evaluator, plan.device)
+            setting = prepare(
+                plan.job, plan.predictor, plan.evaluator, plan.device, refined=load_refined(folder)
+            )
             setting.evaluator.begin(folder.path)
             work(setting, folder.load(plan.job), folder.weights, number, parallel=True)
     except Exception as error:

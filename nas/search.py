@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hardsight.device import Device, get_device
-from hardsight.errors import InputError, JobError, StorageError
+from hardsight.errors import BackendError, DataError, InputError, JobError, StorageError
 from hardsight.measurement import Measurement
 from hardsight.nas.costs import CostModel, CostPredictor
 from hardsight.nas.data import LabelledData
@@ -20,10 +20,20 @@ from hardsight.nas.evaluators import AccuracyEvaluator, get_evaluator
 from hardsight.nas.job import Job, shared
 from hardsight.nas.pareto import non_dominated
 from hardsight.nas.pool import Plan, run_workers
+from hardsight.nas.refine import WANTED, Refined, check_refinable, load_refined, next_round
 from hardsight.nas.spaces import SPACES, SearchSpace, Task, get_space
 from hardsight.nas.storage import quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, give_up, recover
-from hardsight.nas.worker import DEADLINE, JOB, STOP, rescue, wait_for_others, work, worker_name
+from hardsight.nas.worker import (
+    DEADLINE,
+    JOB,
+    STOP,
+    rescue,
+    trials_left,
+    wait_for_others,
+    work,
+    worker_name,
+)
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +68,7 @@ class Setting:
         space: to search.
         costs: predicts candidates.
         evaluator: gives accuracies.
+        unrefined: predicts as before the search was refined; None where it was not.
     """
 
     job: Job
@@ -66,6 +77,7 @@ class Setting:
     space: SearchSpace
     costs: CostModel
     evaluator: AccuracyEvaluator
+    unrefined: CostModel | None = None
 
 
 Track = Callable[[Setting, Path], AbstractContextManager[Tracker]]
@@ -77,6 +89,7 @@ def prepare(
     predictor: CostPredictor | None = None,
     evaluator: AccuracyEvaluator | None = None,
     device: Device | None = None,
+    refined: Refined | None = None,
 ) -> Setting:
     """Load what the job names and fail now rather than in the middle.
 
@@ -85,6 +98,7 @@ def prepare(
         predictor: instead of the device's own.
         evaluator: instead of the one that the job names.
         device: of the job's name, where this machine does not know it: one of a public table.
+        refined: predictor of a search that was refined (`hardsight.nas.refine`).
 
     Raises:
         InputError: data, space, device or job that cannot be used.
@@ -97,7 +111,7 @@ def prepare(
         device = get_device(job.device)
     elif device.name != job.device:
         raise InputError(f"device '{device.name}' was given for a job that names '{job.device}'")
-    if device.mode.startswith("int8"):
+    if device.mode.startswith("int8") and device.kind != "npu":
         raise JobError(
             f"device '{job.device}' quantizes a float model by itself, but a search chooses the "
             "precision of each block; "
@@ -118,7 +132,7 @@ def prepare(
             f"'{job.device}' is of kind {device.kind}; name another device, or one of the spaces "
             f"{', '.join(fitting)}"
         )
-    if space_class.fixed_point:
+    if space_class.fixed_point or device.kind == "npu":
         from hardsight.datasets.profilers import get_profiler
 
         get_profiler(device).check()  # its tools also run the front
@@ -128,12 +142,16 @@ def prepare(
         from hardsight.predictors import load_predictor
 
         predictor = load_predictor(job.device)
-    costs = CostModel(space, predictor, job)
+    floating = device.mode.startswith("int8")
+    costs = CostModel(space, predictor, job, floating=floating)
     for parameters in space.anchors()[:1]:
         costs.verdicts(costs(space.suggest(optuna.trial.FixedTrial(dict(parameters)))))
     if evaluator is None:
         evaluator = get_evaluator(job.evaluator.name).for_job(space, data, job)
-    return Setting(job, device, data, space, costs, evaluator)
+    if refined is None:
+        return Setting(job, device, data, space, costs, evaluator)
+    learned = CostModel(space, refined.predictor, job, refined.measured, floating)
+    return Setting(job, device, data, space, learned, evaluator, unrefined=costs)
 
 
 def run_search(
@@ -141,6 +159,7 @@ def run_search(
     out_dir: Path | None = None,
     resume: bool = False,
     *,
+    refine: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
     predictor: CostPredictor | None = None,
@@ -159,6 +178,8 @@ def run_search(
         job: what to search for.
         out_dir: folder of the study; the job's ``output`` by default.
         resume: go on in a folder that holds this job's study; a folder without one is started.
+        refine: adapt the predictor with the front's measurements, and search and verify for another round
+            (`hardsight.nas.refine`); of a search that was stopped in such a round, finish that.
         workers: processes on this machine that try candidates; others may join (`hardsight.nas.join.join_search`).
         progress: called with what is done, how much of it, and how much there is.
         predictor: instead of the device's own; with several workers one that can be pickled.
@@ -174,9 +195,10 @@ def run_search(
         InputError: a job or data that cannot be used.
         StorageError: a folder that holds another search, a full disk, a torn journal, a database that is away.
         BackendError: workers that die again and again.
+        NotSupportedError: to refine for a device that cannot be measured here.
     """
     from hardsight.nas.report import write_report
-    from hardsight.nas.verify import verify_front
+    from hardsight.nas.verify import Row, verify_front
 
     if workers < 1:
         raise InputError(f"{workers} workers cannot search; give 1 or more")
@@ -185,25 +207,42 @@ def run_search(
         folder.check_same(job)
     elif folder.exists:
         folder.create(job)  # refuses
-    setting = prepare(job, predictor, evaluator, device)
+    setting = prepare(job, predictor, evaluator, device, load_refined(folder))
+    if refine:
+        check_refinable(setting, measure)
     if not folder.exists:
+        if measure is None:
+            _check_compiles(setting)
         folder.create(job)
     with folder.lock(), storage_errors(folder.path), quiet_optuna():
         folder.keep(job)
-        study = _open(setting, folder)
+        setting, study = _open(setting, folder)
+        begun = WANTED in study.user_attrs and trials_left(study) > 0  # the round that was asked for
         report = None
+
+        def search_and_verify(known: Sequence[Row] = ()) -> list[Row]:
+            if workers == 1:
+                work(setting, study, folder.weights, progress=progress)
+            else:
+                plan = Plan(setting.job, folder.path, predictor, evaluator, device)
+                run_workers(plan, study, workers, progress)
+            wait_for_others(study)
+            return verify_front(setting, folder, front(finished(study)), measure, progress, known)
+
         try:
             setting.evaluator.begin(folder.path, progress)
             with track(setting, folder.path) if track else nullcontext() as run:
-                if workers == 1:
-                    work(setting, study, folder.weights, progress=progress)
-                else:
-                    run_workers(
-                        Plan(job, folder.path, predictor, evaluator, device), study, workers, progress
-                    )
-                wait_for_others(study)
-                verify_front(setting, folder, front(finished(study)), measure, progress)
+                rows = search_and_verify()
                 report = write_report(folder.path)
+                if refine and not begun and rows and not study.user_attrs[STOP]:
+                    try:
+                        refined = next_round(setting, folder, study, rows, measure)
+                    except DataError as error:  # what was found so far is still worth reporting
+                        report = replace(report, notes=(*report.notes, f"Not refined: {error}"))
+                    else:
+                        setting, study = _open(refined, folder)
+                        search_and_verify(rows)
+                        report = write_report(folder.path)
                 if run is not None:
                     _track(report, folder, run)
         except StorageError as error:
@@ -254,11 +293,44 @@ def first_costs(setting: Setting) -> dict[str, float]:
     return {name: estimate.value for costs in found for name, estimate in costs.items()}
 
 
-def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
-    """The study, ready for workers: with what they need to know, and whatever was interrupted in its queue."""
+def _check_compiles(setting: Setting) -> None:
+    """Have an NPU's compiler try the space's first network: what it leaves to the CPU has no price.
+
+    Raises:
+        BackendError: it leaves operators, or cannot compile it.
+    """
+    if setting.device.kind != "npu":
+        return
+    import optuna
+
+    from hardsight.datasets.profilers import get_profiler
+    from hardsight.datasets.weights import fill_weights
+
+    for parameters in setting.space.anchors()[:1]:
+        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(parameters)))
+        try:
+            get_profiler(setting.device).measure(
+                fill_weights(setting.space.to_onnx(candidate)), setting.device
+            )
+        except BackendError as error:
+            raise BackendError(
+                f"space '{setting.job.space.name}' is not for '{setting.device.name}': {error}; name another space, "
+                "such as quant_cnn or resnet"
+            ) from error
+
+
+def _open(setting: Setting, folder: StudyFolder) -> tuple[Setting, optuna.Study]:
+    """The study, ready for workers: with what they need to know, and whatever was interrupted in its queue.
+
+    Returns:
+        also the setting, with as many trials as a refined study wants.
+    """
     from optuna.trial import TrialState
 
-    job, study = setting.job, folder.open(setting.job)
+    study = folder.open(setting.job)
+    trials = max(setting.job.trials, study.user_attrs.get(WANTED, 0))
+    job = setting.job.model_copy(update={"trials": trials})
+    setting = replace(setting, job=job)
     begun = "data_sha256" in study.user_attrs
     if begun:
         check_data(setting, study, str(folder.path))
@@ -284,7 +356,7 @@ def _open(setting: Setting, folder: StudyFolder) -> optuna.Study:
         }
     for key, value in facts.items():
         study.set_user_attr(key, value)
-    return study
+    return setting, study
 
 
 def _track(report: SearchReport, folder: StudyFolder, run: Tracker) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hardsight.nas.refine import WANTED
 from hardsight.nas.report import load_report
 from hardsight.nas.storage import GRACE_S, last_beat, quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord
@@ -82,7 +83,8 @@ def search_status(folder: Path) -> SearchStatus:
     done = len(report.records)
     states = Counter(t.trial.state.name for t in trials)
     per_hour = _per_hour([r.trial for r in report.records])
-    left = max(0, report.job.trials - done)
+    wanted = said.get(WANTED, report.job.trials)
+    left = max(0, wanted - done)
     ends = [3600 * left / per_hour] if per_hour else []
     if said.get(DEADLINE) is not None:
         ends.append(max(0.0, said[DEADLINE] - time.time()))
@@ -90,7 +92,7 @@ def search_status(folder: Path) -> SearchStatus:
     return SearchStatus(
         folder=report.folder,
         study=kept.study_name,
-        wanted=report.job.trials,
+        wanted=wanted,
         trials={
             "finished": done,
             "failed": sum(r.failure is not None for r in report.records),

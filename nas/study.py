@@ -76,7 +76,7 @@ class StudyFolder:
             for folder in (self.path, self.weights, self.front):
                 folder.mkdir(parents=True, exist_ok=True)
             # in a storage that folders share, two of one name must not become one study
-            write_text(self.name_file, f"search-{uuid.uuid4().hex[:12]}\n")
+            write_text(self.name_file, f"{new_name()}\n")
             write_text(self.job_file, job.to_yaml())
 
     def job(self) -> Job:
@@ -109,8 +109,8 @@ class StudyFolder:
         if self.job() != job:
             write_text(self.job_file, job.to_yaml())
 
-    def open(self, job: Job) -> optuna.Study:
-        """The study, made on first use.
+    def open(self, job: Job, name: str | None = None) -> optuna.Study:
+        """The study, or another of a given name; made on first use.
 
         Raises:
             StorageError: when the journal or the database is torn or out of reach.
@@ -120,7 +120,7 @@ class StudyFolder:
         with quiet_optuna(), storage_errors(self.path):
             return optuna.create_study(
                 storage=open_storage(self._where(job)),
-                study_name=self.study_name,
+                study_name=name or self.study_name,
                 directions=["minimize"] * len(job.objectives),
                 load_if_exists=True,
             )
@@ -149,6 +149,15 @@ class StudyFolder:
     def study_name(self) -> str:
         """By which the storage knows the study."""
         return self.name_file.read_text().strip()
+
+    @property
+    def predictor(self) -> Path:
+        """Folder of the study's refined predictor, if there is one."""
+        return self.predictor_of(self.study_name)
+
+    def predictor_of(self, name: str) -> Path:
+        """That of the study of this name: a refined study and its predictor become the folder's together."""
+        return self.path / "predictor" / name
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -258,7 +267,12 @@ class TrialRecord:
         return self.trial.state.name == "COMPLETE"
 
 
-def record_violations(trial: optuna.Trial, violations: Mapping[str, float]) -> None:
+def new_name() -> str:
+    """For a study: unique in whatever storage."""
+    return f"search-{uuid.uuid4().hex[:12]}"
+
+
+def record_violations(trial: optuna.Trial | FrozenTrial, violations: Mapping[str, float]) -> None:
     """The one place where a trial tells Optuna's samplers what it breaks; above 0 is broken."""
     for name, violation in violations.items():
         trial.set_constraint(name, violation)

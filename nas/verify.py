@@ -16,7 +16,8 @@ from hardsight.measurement import Measurement
 from hardsight.nas.evaluators import Evaluation, TrialFailure
 from hardsight.nas.network import INPUT
 from hardsight.nas.pareto import spread
-from hardsight.nas.runtimes import Runtime, runtime_of
+from hardsight.nas.refine import comparison
+from hardsight.nas.runtimes import Runtime, deliver
 from hardsight.nas.spaces import NetworkSpace
 from hardsight.nas.study import StudyFolder, TrialRecord, write_bytes, write_json
 from hardsight.progress import Progress
@@ -24,7 +25,18 @@ from hardsight.progress import Progress
 if TYPE_CHECKING:
     from hardsight.nas.search import Measure, Setting
 
-_PACKAGES = ("torch", "brevitas", "optuna", "onnx", "onnxruntime", "numpy", "da4ml", "pyosys")
+_PACKAGES = (
+    "torch",
+    "brevitas",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "da4ml",
+    "pyosys",
+    "ai-edge-litert",
+    "ethos-u-vela",
+)
 
 Row = dict[str, Any]
 
@@ -35,6 +47,7 @@ def verify_front(
     records: Sequence[TrialRecord],
     measure: Measure | None = None,
     progress: Progress | None = None,
+    known: Sequence[Row] = (),
 ) -> list[Row]:
     """Train, export, run and measure the front; write ``front/*.onnx`` and ``front.json``.
 
@@ -47,6 +60,7 @@ def verify_front(
         records: the whole front; of a long one `Job.front_size` networks spread along it are taken.
         measure: instead of this machine's profiler.
         progress: called with what is done, how much of it, and how much there is.
+        known: rows of networks that need not be trained and measured again.
 
     Returns:
         one row per network, as stored.
@@ -57,31 +71,43 @@ def verify_front(
         values = np.array([r.trial.values for r in records], np.float64)
         chosen = [records[i] for i in spread(values, setting.job.front_size)]
         notes.append(f"The front has {len(records)} networks; {len(chosen)} spread along it were verified.")
-    target, measure, reason = _measurer(setting, measure)
+    target, measure, reason = measurer(setting, measure)
     if reason:
         notes.append(reason)
     rows = []
+    before = {row["digest"]: row for row in known if row["measured"]}
     for i, record in enumerate(chosen):
         if progress:
             progress("verify front", i, len(chosen))
+        if record.candidate.digest in before:
+            rows.append(before[record.candidate.digest] | _judged(record))
+            continue
         row = _verify(setting, folder, record, target, measure, notes)
         rows += [] if row is None else [row]
     if progress and chosen:
         progress("verify front", len(chosen), len(chosen))
     kept = {row["file"] for row in rows}
-    for stale in folder.front.glob("*.onnx"):
+    for stale in (*folder.front.glob("*.onnx"), *folder.front.glob("*.tflite")):
         if f"front/{stale.name}" not in kept:
             stale.unlink()
     write_json(
         folder.front_file,
         {
             "rows": rows,
-            "notes": list(dict.fromkeys(notes)),
+            "notes": list(dict.fromkeys([*notes, *comparison(setting, rows)])),
             "measured_on": target.name if target and measure else None,
             "versions": _versions(),
         },
     )
     return rows
+
+
+def _judged(record: TrialRecord) -> Row:
+    """What the search said of a network."""
+    return {
+        "trial": record.number,
+        "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
+    }
 
 
 def _verify(
@@ -99,10 +125,14 @@ def _verify(
         return None
     model = setting.evaluator.to_onnx(evaluation)
     digest = record.candidate.digest
-    path = folder.front / f"{digest}.onnx"
-    write_bytes(path, model.SerializeToString())
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
-    runtime = runtime_of(model)
+    try:
+        content, suffix, runtime = deliver(model, setting.device, setting.data.part("train", shape)[0])
+    except BackendError as error:
+        notes.append(f"Network {digest[:8]} is left out: {error}.")
+        return None
+    path = folder.front / f"{digest}{suffix}"
+    write_bytes(path, content)
     accuracy, agreement = _tested(setting, evaluation, path, shape, runtime)
     measured: dict[str, Row] = {}
     if target is not None and measure is not None:
@@ -113,19 +143,18 @@ def _verify(
             }
         except BackendError as error:
             notes.append(f"Network {digest[:8]} could not be measured: {error}.")
-    graph = read_onnx(path)
+    graph = read_onnx(model)
     measured[SIZE] = {"value": float(graph.weight_bytes), "spread": 0.0, "repeats": 1}
     return {
         "digest": digest,
         "graph": graph.digest,
-        "trial": record.number,
+        **_judged(record),
         "file": f"front/{path.name}",
         "file_bytes": path.stat().st_size,
         "candidate": record.candidate.to_json(),
         "macs": graph.macs,
         "input_shape": list(shape),
         "layers": _layers(setting, record),
-        "predicted": {name: list(estimate) for name, estimate in record.costs.items()},
         "measured": measured,
         "validation_accuracy": evaluation.accuracy,
         "runtime": "table" if agreement is None else runtime.name,
@@ -186,7 +215,7 @@ def _searched(setting: Setting, folder: StudyFolder, record: TrialRecord, notes:
     return Evaluation.load(path)
 
 
-def _measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
+def measurer(setting: Setting, measure: Measure | None) -> tuple[Device | None, Measure | None, str]:
     """Where and how to measure, and what the reader must know about it.
 
     A simulator or a synthesis tool answers for the device itself, wherever it runs.

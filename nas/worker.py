@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardsight.candidate import Candidate
-from hardsight.nas.costs import violations
 from hardsight.nas.evaluators import Details, Evaluation, TrialFailure
 from hardsight.nas.job import ERROR
 from hardsight.nas.samplers import hopeless_error, make_sampler
@@ -136,7 +135,7 @@ def free_costs(setting: Setting) -> CostFunction:
         candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(params)))
         costs = setting.costs(candidate)
         values = tuple(None if name == ERROR else costs[name].value for name in setting.job.objectives)
-        broken = violations(setting.costs.verdicts(costs))
+        broken = setting.costs.violations(candidate, costs)
         return Known(values, tuple(broken.values()), candidate.digest)
 
     return known
@@ -162,7 +161,7 @@ class _Objective:
         trial.set_user_attr("candidate", candidate.to_json())
         costs = setting.costs(candidate)
         trial.set_user_attr("costs", {name: list(estimate) for name, estimate in costs.items()})
-        broken = violations(setting.costs.verdicts(costs))
+        broken = setting.costs.violations(candidate, costs)
         record_violations(trial, broken)
         if any(v > 0 for v in broken.values()):
             error = 1 - 1 / len(setting.data.classes)  # that of guessing: the network was not trained

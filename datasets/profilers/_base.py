@@ -27,6 +27,9 @@ class Profiler(ABC):
     takes_qdq: ClassVar[bool] = False
     """Whether models quantized as QDQ run as they are; ``int8-…`` modes of the CPU runtimes then use ours."""
 
+    quantizes_anew: ClassVar[bool] = False
+    """Whether, in ``int8`` modes, it quantizes the float model behind one in QDQ form."""
+
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
 

@@ -241,7 +241,15 @@ class CpuRuntimeProfiler(Profiler):
             ),
         ):
             if quantized and not self.takes_qdq:
-                raise BackendError(f"{self.title()} does not take ONNX files that are quantized with QDQ")
+                if not self.quantizes_anew or precision != "int8":
+                    raise BackendError(f"{self.title()} does not take ONNX files that are quantized with QDQ")
+                import onnx
+
+                from hardsight.datasets.dequantize import dequantized
+
+                plain, weights = Path(folder) / "float.onnx", f"{weights}, quantized anew"
+                onnx.save(dequantized(onnx.load(path)), plain)
+                path = plain
             if converts:
                 out = Path(folder) / "converted"
                 out.mkdir()

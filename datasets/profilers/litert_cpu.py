@@ -25,6 +25,7 @@ class LiteRtProfiler(CpuRuntimeProfiler):
     package = "ai_edge_litert.interpreter"
     distribution = "ai-edge-litert"
     extra = "litert"
+    quantizes_anew = True
     converter_packages = (
         "litert_torch",
         "ai_edge_quantizer.quantizer",

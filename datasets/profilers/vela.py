@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 from collections import Counter
@@ -55,6 +56,8 @@ class VelaProfiler(Profiler):
       maps, and is taken from the report behind the CSV instead (``readOnlyPeakUsage``, equal on the U55).
     - ``traffic_bytes``: ``dram_total_bytes`` + ``off_chip_flash_total_bytes``, read and written off chip.
 
+    A TFLite file is compiled as it is; a label's digest is then of the file.
+
     Vela leaves operators that the NPU lacks to the host's CPU and counts them as free. A model with any is
     refused: its label would be too small by an unknown amount.
 
@@ -91,6 +94,12 @@ class VelaProfiler(Profiler):
                 f"Vela does not compile for '{device.hardware}'; it does for {', '.join(SYSTEMS)}, "
                 "each with a number of MACs behind it"
             )
+        if isinstance(model, Path) and model.suffix == ".tflite":
+            digest = hashlib.sha256(model.read_bytes()).hexdigest()
+            report = self._compiled(model, device)
+            if left := report.cpu_operators:
+                raise BackendError(_left(model.name, device.hardware, left))
+            return self._measurements(digest, device, report, metrics, "model")
         graph = read_onnx(model, shapes=shapes)
         everywhere, alike = (graph.digest, ""), (graph.digest, _OPERATORS_AS.get(series, series))
         for known in (everywhere, alike):  # what failed on another configuration fails on this one
@@ -98,7 +107,6 @@ class VelaProfiler(Profiler):
                 raise self._refused[known]
         bound = {spec.name: list(spec.shape) for spec in graph.inputs}
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="hardsight-vela-")))
             try:
                 path, weights = stack.enter_context(
                     self._litert.tflite(model, graph.digest, bound, int8=True)
@@ -106,21 +114,26 @@ class VelaProfiler(Profiler):
             except BackendError as error:
                 self._refused[everywhere] = error
                 raise
-            self._compiler.compile(path, folder, device.hardware)
-            report = read_report(folder)
+            report = self._compiled(path, device)
         if left := report.cpu_operators:
-            listed = ", ".join(f"{name} ({n})" for name, n in sorted(left.items()))
-            self._refused[alike] = BackendError(
-                f"'{graph.name}' on {alike[1]}: Vela leaves {left.total()} operators to the CPU, "
-                f"which it does not price: {listed}"
-            )
+            self._refused[alike] = BackendError(_left(graph.name, alike[1], left))
             raise self._refused[alike]
         if not report.values[Metric.CYCLES]:
             raise BackendError(f"'{graph.name}' on {device.name}: Vela finds nothing for the NPU to do")
+        return self._measurements(graph.digest, device, report, metrics, weights)
+
+    def _compiled(self, path: Path, device: Device) -> Report:
+        with TemporaryDirectory(prefix="hardsight-vela-") as folder:
+            self._compiler.compile(path, Path(folder), device.hardware)
+            return read_report(Path(folder))
+
+    def _measurements(
+        self, digest: str, device: Device, report: Report, metrics: Sequence[Metric] | None, weights: str
+    ) -> list[Measurement]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             Measurement(
-                digest=graph.digest,
+                digest=digest,
                 device=device.name,
                 metric=metric,
                 value=value,
@@ -240,6 +253,14 @@ class _Compiler(CpuRuntimeProfiler):
     @staticmethod
     def load(path: str, mode: str, threads: int, shapes: dict[str, list[int]]) -> Callable[[], object]:
         raise AssertionError("Vela compiles and does not run")
+
+
+def _left(network: str, npu: str, operators: Counter[str]) -> str:
+    listed = ", ".join(f"{name} ({n})" for name, n in sorted(operators.items()))
+    return (
+        f"'{network}' on {npu}: Vela leaves {operators.total()} operators to the CPU, which it does not price: "
+        f"{listed}"
+    )
 
 
 def _series(hardware: str) -> str:

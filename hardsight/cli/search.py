@@ -52,6 +52,13 @@ def run(
         Path, typer.Argument(metavar="JOB.yaml", help="What to search for; docs/job.md explains the keys.")
     ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed search stopped.")] = False,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Correct the predictions by the front's measurements, then search and verify again.",
+        ),
+    ] = False,
     workers: Annotated[
         int,
         typer.Option("--workers", metavar="N", min=1, help="Processes that try candidates at the same time."),
@@ -75,7 +82,9 @@ def run(
     from hardsight.serialize import search_record
 
     with progress_bars() as progress:
-        report = jobs.search(job, out, resume=resume, workers=workers, track=track, progress=progress)
+        report = jobs.search(
+            job, out, resume=resume, refine=refine, workers=workers, track=track, progress=progress
+        )
     if as_json:
         _show.line(search_record(report))
     else:

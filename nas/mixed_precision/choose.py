@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from hardsight.budgets import Verdict, judge
-from hardsight.nas.costs import violations
 from hardsight.nas.mixed_precision.costs import SENSITIVITY, Costs, WholeNetworks
 from hardsight.nas.mixed_precision.program import Program, closest, solve
 from hardsight.nas.mixed_precision.quantizers import Choice
@@ -35,7 +34,7 @@ class Kept(NamedTuple):
     @property
     def excess(self) -> float:
         """The largest part of a limit by which it is exceeded; at most 0 when all are kept."""
-        return max(violations(self.verdicts).values())
+        return max(v.upper / v.limit - 1.0 for v in self.verdicts)
 
 
 def within_budgets(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from hardsight.datasets.builder import OnnxBuilder
@@ -85,10 +86,30 @@ def test_the_file_of_a_model_is_taken_from_the_cache(profiler: LiteRtProfiler, t
         assert path == expected and weights == "random"
 
 
-def test_quantized_models_are_refused(profiler: LiteRtProfiler) -> None:
+def test_quantized_models_are_not_measured_in_float(profiler: LiteRtProfiler) -> None:
     quantized = quantize_static(fill_weights(tiny().model()))
     with pytest.raises(BackendError, match="quantized with QDQ"):
-        profiler.measure(quantized, mode("int8-t1"), [Metric.LATENCY])
+        profiler.measure(quantized, mode("fp32-t1"), [Metric.LATENCY])
+
+
+def test_quantized_models_are_quantized_anew(
+    profiler: LiteRtProfiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[onnx.ModelProto] = []
+
+    def convert(request: dict[str, str], packages: str = "") -> dict[str, str]:
+        given.append(onnx.load(request["path"]))
+        made = Path(request["folder"]) / "model.tflite"
+        made.write_bytes(b"TFL3")
+        return {"path": str(made)}
+
+    monkeypatch.setattr(profiler, "_ask", convert)
+    quantized = quantize_static(fill_weights(tiny().model()))
+    with profiler.tflite(quantized, "0", {"image": [1, 3, 32, 32]}, int8=True) as (path, weights):
+        assert path.read_bytes() == b"TFL3"
+        assert weights == "model, quantized anew"
+    assert "QuantizeLinear" in {node.op_type for node in quantized.graph.node}
+    assert "QuantizeLinear" not in {node.op_type for node in given[0].graph.node}
 
 
 @pytest.mark.slow

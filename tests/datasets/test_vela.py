@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_labels_are_simulated_and_carry_the_digest_of_the_graph_as_given() -> No
         assert label.versions["cpu_operators"] == "0" and label.versions["weights"] == "random"
     (only,) = Stub("tiny").measure(MODEL, DEVICES["ethos-u85-512/vela/int8"], [Metric.CYCLES])
     assert (only.metric, only.value) == (Metric.CYCLES, 14480)
+
+
+def test_a_tflite_file_is_compiled_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "network.tflite"
+    path.write_bytes(b"TFL3")
+    profiler = Stub("tiny")
+    labels = profiler.measure(path, DEVICES["ethos-u55-128/vela/int8"])
+    assert {m.metric: m.value for m in labels} == pytest.approx(TINY_ON_U55_128)
+    assert {m.digest for m in labels} == {hashlib.sha256(b"TFL3").hexdigest()}
+    assert profiler.conversions == 0
+    with pytest.raises(BackendError, match=r"network.tflite.*does not price: Sqrt \(1\)"):
+        Stub("sqrt").measure(path, DEVICES["ethos-u55-128/vela/int8"])
 
 
 def test_a_model_with_unpriced_operators_is_refused() -> None:

@@ -302,7 +302,7 @@ def test_a_search_proposes_only_what_keeps_the_limit_and_trains_no_network_twice
     evaluator = FakeEvaluator()
     setting, folder = search.prepare(job, FakePredictor(), evaluator), StudyFolder(tmp_path)
     folder.create(job)
-    study = search._open(setting, folder)
+    _, study = search._open(setting, folder)
     worker.work(setting, study, folder.weights)
     assert len(evaluator.calls) == len(set(evaluator.calls)) == len(study.trials) == 6
 

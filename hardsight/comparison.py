@@ -16,6 +16,7 @@ from hardsight.wording import metric_words
 if TYPE_CHECKING:
     from hardsight.api import Model, Shapes
 
+_EQUAL = 1e-6
 Verdict = Literal["less", "more", "same", "too close to call", "no interval"]
 
 _SHORT = {"latency": Metric.LATENCY, "memory": Metric.PEAK_MEMORY, "energy": Metric.ENERGY}
@@ -47,8 +48,8 @@ class Ratio(NamedTuple):
         """What the interval can tell of the first cost: that it is less, more, or neither."""
         if self.lower is None or self.upper is None:
             return "no interval"
-        if self.lower == self.upper == 1:
-            return "same"
+        if math.isclose(self.lower, 1, rel_tol=_EQUAL) and math.isclose(self.upper, 1, rel_tol=_EQUAL):
+            return "same"  # 1 but for rounding: exact costs have no width
         if self.upper < 1:
             return "less"
         return "more" if self.lower > 1 else "too close to call"

@@ -90,7 +90,7 @@ class Job(BaseModel):
         device: hardware, runtime and mode that the networks are searched for.
         objectives: ``error`` and at most two costs, all minimised.
         constraints: limit by cost, on the upper end of the predicted interval: ``latency_s: 2ms``,
-            ``size_bytes: 200kB``.
+            ``size_bytes: 200kB`` (of weights and other constants; the structure of the file comes on top).
         level: nominal coverage of that interval, a share.
         sampler: how Optuna chooses the next candidate; ``screening`` predicts the costs of many before each trial.
         trials: how many to finish, those without training (infeasible or seen before) included.

@@ -55,6 +55,12 @@ def test_ends_that_are_not_symmetric_meet_their_opposites() -> None:
     assert ratio.upper == pytest.approx(math.exp(math.hypot(0.6, 0.8)))
 
 
+def test_exact_costs_that_differ_by_rounding_are_the_same() -> None:
+    found = ratio_of(Estimate(1.0, 1.0 - 1e-9, 1.0 - 1e-10, 0.9), Estimate(1.0, 1.0, 1.0, 0.9))
+    assert found is not None
+    assert found.verdict == "same"
+
+
 @pytest.mark.parametrize(
     ("off", "other_off", "factor", "verdict"),
     [

@@ -162,7 +162,7 @@ def quantize(
     )
     if report.out is not None:
         _save(
-            proto if chosen == quantizer.finest and quantizer.converts else quantizer.quantized(chosen),
+            proto if chosen == quantizer.finest and quantizer.converts else quantizer.deployed(chosen),
             report.out,
         )
     return report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -78,3 +80,18 @@ def test_fewer_logic_cells_for_less_accuracy() -> None:
     assert tight.chosen.precisions != {"int8": 2}
     assert tight.chosen.sensitivity > 0
     assert set(tight.layers[0].sensitivity) == {f"int{bits}" for bits in range(2, 9)}
+
+
+def test_the_written_file_is_the_design_that_was_predicted(tmp_path: Path) -> None:
+    """Not its emulation in float, which shows accuracy alone: the same answer from the file as from the report."""
+    out = tmp_path / "out.onnx"
+    told = hs.quantize(
+        mlp(64, 8), device=DEVICE, data=DataSpec(limit=200), out=out, force=True, samples=16, measure=False
+    )
+    written = onnx.load(out)
+    assert sum(is_quant(node) for node in written.graph.node) >= 4  # input, hidden layer, two weights
+    assert not {node.op_type for node in written.graph.node} & {"Div", "Floor", "Clip"}
+    assert [d.dim_value for d in written.graph.input[0].type.tensor_type.shape.dim] == [1, 64]
+    answer = hs.predict(out, device=DEVICE)
+    for metric, estimate in answer.estimates.items():
+        assert told.chosen.predicted[metric] == pytest.approx(estimate)

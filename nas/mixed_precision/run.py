@@ -81,10 +81,12 @@ def quantize(
         NotSupportedError: the device has one precision, or a budget cannot be judged.
         NotCalibratedError: this machine, before ``hardsight adapt --here``.
         StorageError: the file cannot be written.
+        InputError: a number out of range, or ``out`` is the file of the model.
     """
     from hardsight.predictors import load_predictor
 
     _check_numbers(max_loss, samples, level)
+    _check_out(model, out)
     target = get_device(device)
     precisions_of(target)
     predictor = load_predictor(device)
@@ -233,6 +235,15 @@ def _check_numbers(max_loss: float, samples: int, level: float) -> None:
         raise InputError(f"samples is {samples}; give at least 1")
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a coverage between 0 and 1, for example 0.9")
+
+
+def _check_out(model: str | Path | onnx.ModelProto, out: str | Path | None) -> None:
+    if isinstance(model, onnx.ModelProto) or out is None:
+        return
+    if Path(out).resolve() == Path(model).resolve():
+        raise InputError(
+            f"'{out}' is the model given, which would be overwritten; give another file to write"
+        )
 
 
 def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:

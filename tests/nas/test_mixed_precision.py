@@ -300,6 +300,17 @@ def test_bad_input_is_refused(known: Any, tmp_path: Path) -> None:
         attempt(data=DataSpec(limit=200), out=tmp_path / "file" / "q.onnx", measure=False)
 
 
+def test_the_given_network_is_not_overwritten(known: Any, tmp_path: Path) -> None:
+    known()
+    given = write(residual(), tmp_path / "m.onnx")
+    before = given.read_bytes()
+    (tmp_path / "link.onnx").symlink_to(given)
+    for out in (given, tmp_path / "." / "x" / ".." / "m.onnx", tmp_path / "link.onnx"):
+        with pytest.raises(InputError, match="would be overwritten"):
+            hs.quantize(given, device=DEVICE, data=DataSpec(limit=200), out=out, measure=False)
+    assert given.read_bytes() == before
+
+
 def test_data_without_labels_gives_agreement(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "plain.npz", x=rng.normal(5.0, 2.0, (40, 1, 8, 8)).astype(np.float32))

@@ -34,7 +34,9 @@ def quantize(
     limits: Annotated[
         list[str] | None,
         typer.Option(
-            "--max", metavar="QUANTITY=LIMIT", help="latency=2ms, size=1MB, energy=5mJ; may be repeated."
+            "--max",
+            metavar="QUANTITY=LIMIT",
+            help="latency=2ms, size=1MB, logic_cells=2000; may be repeated.",
         ),
     ] = None,
     max_loss: Annotated[

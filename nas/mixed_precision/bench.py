@@ -65,6 +65,11 @@ def measurer(device: Device, quantity: str, budget_s: float) -> tuple[Measure | 
     """
     from hardsight.datasets.profilers import get_profiler
 
+    if device.provenance == "synthesised":
+        return None, (
+            "nothing was measured, since synthesis may take minutes: do it with "
+            f"'hardsight measure OUT --device {device.name}', OUT being the file written"
+        )
     if device.hardware != HOST:
         return None, f"nothing was measured: '{device.name}' is not this machine"
     metric = Metric.LATENCY if quantity == SIZE else Metric(quantity)

@@ -221,8 +221,9 @@ def _quantities(predicted: Sequence[str], budgets: Iterable[str] | None, device:
     wanted = list(budgets or known[:1])
     for quantity in wanted:
         if quantity not in (*known, SIZE):
+            how = "predicted, but not as a sum over layers" if quantity in predicted else "not predicted"
             raise NotSupportedError(
-                f"{quantity} on '{device}' is not predicted as a sum over layers, so no precision is chosen for it; "
+                f"{quantity} on '{device}' is {how}, so no precision is chosen for it; "
                 f"give a budget on {', '.join([*known, SIZE])}"
             )
     return sorted(wanted, key=lambda quantity: quantity == SIZE)

@@ -85,9 +85,9 @@ def test_fewer_logic_cells_for_less_accuracy() -> None:
 def test_the_written_file_is_the_design_that_was_predicted(tmp_path: Path) -> None:
     """Not its emulation in float, which shows accuracy alone: the same answer from the file as from the report."""
     out = tmp_path / "out.onnx"
-    told = hs.quantize(
-        mlp(64, 8), device=DEVICE, data=DataSpec(limit=200), out=out, force=True, samples=16, measure=False
-    )
+    told = hs.quantize(mlp(64, 8), device=DEVICE, data=DataSpec(limit=200), out=out, force=True, samples=16)
+    assert any(f"measure OUT --device {DEVICE}" in note for note in told.notes)
+    assert not told.chosen.measured
     written = onnx.load(out)
     assert sum(is_quant(node) for node in written.graph.node) >= 4  # input, hidden layer, two weights
     assert not {node.op_type for node in written.graph.node} & {"Div", "Floor", "Clip"}

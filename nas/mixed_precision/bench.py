@@ -12,7 +12,7 @@ from hardsight.device import HOST, Device
 from hardsight.errors import HardsightError
 from hardsight.metrics import Metric
 from hardsight.nas.mixed_precision.quantizers import Choice, Quantizer
-from hardsight.nas.mixed_precision.samples import Quality, Samples, is_classifier, quality
+from hardsight.nas.mixed_precision.samples import Quality, Samples, doubts, is_classifier, quality
 from hardsight.nas.mixed_precision.sensitivity import Outputs, run
 from hardsight.progress import Progress
 
@@ -47,6 +47,10 @@ class Bench:
     @property
     def classifies(self) -> bool:
         return is_classifier(self.reference)
+
+    @property
+    def doubts(self) -> list[str]:
+        return doubts(self.reference, self._samples, self._classes)
 
     def __getitem__(self, choice: Choice) -> Quality:
         if choice not in self._known:

@@ -105,7 +105,7 @@ def quantize(
     program = costs.program(sensitivity, quantizer)
     aim = quantities[0]
 
-    notes = [given.note]
+    notes = [*given.notes, *validation.doubts]
     if quantizer.layers.pairs_left_out:
         notes.append(
             f"{quantizer.layers.pairs_left_out} pairs of neighbours were not priced in the integer program"
@@ -137,6 +137,7 @@ def quantize(
         chosen = kept.choice  # the closest, which is shown but not written
     elif force and best == quantizer.finest and len(compared) > 1:
         chosen = min(compared[1:], key=lambda choice: _cost(choice, aim, networks, taken)[0])
+    notes += [f"the chosen network: {assumption}" for assumption in networks.assumptions(chosen)]
     verdicts = tuple(judge(budgets or {}, networks[chosen], int(networks[chosen][SIZE].value), device))
     report = QuantizeReport(
         model=str(model) if isinstance(model, str | Path) else proto.graph.name,

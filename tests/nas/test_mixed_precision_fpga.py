@@ -93,5 +93,7 @@ def test_the_written_file_is_the_design_that_was_predicted(tmp_path: Path) -> No
     assert not {node.op_type for node in written.graph.node} & {"Div", "Floor", "Clip"}
     assert [d.dim_value for d in written.graph.input[0].type.tensor_type.shape.dim] == [1, 64]
     answer = hs.predict(out, device=DEVICE)
+    assert answer.assumptions  # it is small beside the networks that were learned from
+    assert {f"the chosen network: {said}" for said in answer.assumptions} <= set(told.notes)
     for metric, estimate in answer.estimates.items():
         assert told.chosen.predicted[metric] == pytest.approx(estimate)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import hardsight as hs
+from hardsight.cli import main
 from hardsight.datasets.builder import OnnxBuilder
 from hardsight.datasets.fpga.quantizer import Quantizer, constants, is_quant
 from hardsight.datasets.weights import fill_weights
@@ -80,6 +81,19 @@ def test_fewer_logic_cells_for_less_accuracy() -> None:
     assert tight.chosen.precisions != {"int8": 2}
     assert tight.chosen.sensitivity > 0
     assert set(tight.layers[0].sensitivity) == {f"int{bits}" for bits in range(2, 9)}
+
+
+def test_the_table_of_layers_shows_the_chosen_precisions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(mlp(64, 8), tmp_path / "m.onnx")
+    words = ["quantize", str(tmp_path / "m.onnx"), "--device", DEVICE, "--out", str(tmp_path / "q.onnx")]
+    assert main([*words, "--samples", "16", "--force"]) == 0
+    layers, _, networks = capsys.readouterr().out.partition("networks compared")
+    header = next(line for line in layers.splitlines() if "sensitivity" in line)
+    assert header.count("┃") == 6  # five columns, however many precisions there are
+    assert "all layers int8" in header
+    assert "1 layers" not in networks
 
 
 def test_the_written_file_is_the_design_that_was_predicted(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def quantize(
     limits: Annotated[
         list[str] | None,
         typer.Option(
-            "--max", metavar="QUANTITY=LIMIT", help="latency=2ms, size=1MB, energy=5mJ; may be repeated."
+            "--max",
+            metavar="QUANTITY=LIMIT",
+            help="latency=2ms, size=1MB, logic_cells=2000; may be repeated.",
         ),
     ] = None,
     max_loss: Annotated[
@@ -95,30 +97,7 @@ def quantize(
 
 def _print(report: QuantizeReport) -> None:
     aim = report.aim
-    precisions = list(report.layers[0].sensitivity)
-    others = precisions[1:]
-    _show.table(
-        (
-            "layer",
-            "type",
-            "precision",
-            *(f"sensitivity {p}" for p in others),
-            *(f"{_show.label(aim)} {p} alone" for p in others),
-            *([f"{others[-1]} among {others[-1]}"] if precisions[0] == "fp32" else []),
-        ),
-        (
-            (
-                layer.name,
-                layer.op_type,
-                layer.precision,
-                *(f"{layer.sensitivity[p]:.2e}" for p in others),
-                *(_change(layer.cost[p][aim], aim) for p in others),
-                *([_change(layer.cost_among_quantized[aim], aim)] if precisions[0] == "fp32" else []),
-            )
-            for layer in report.layers
-        ),
-        f"{report.model} on {report.device}: what each layer's precision is predicted to change",
-    )
+    (_two_precisions if len(report.layers[0].sensitivity) == 2 else _many_precisions)(report)
     what = report.before.what
     _show.table(
         (
@@ -136,6 +115,61 @@ def _print(report: QuantizeReport) -> None:
     for sentence in report.sentences():
         _show.note(sentence)
     _show.note(f"Written: {report.out}" if report.out else "Nothing was written.")
+
+
+def _two_precisions(report: QuantizeReport) -> None:
+    aim = report.aim
+    first, last = report.layers[0].sensitivity
+    _show.table(
+        (
+            "layer",
+            "type",
+            "precision",
+            f"sensitivity {last}",
+            f"{_show.label(aim)} {last} alone",
+            *([f"{last} among {last}"] if first == "fp32" else []),
+        ),
+        (
+            (
+                layer.name,
+                layer.op_type,
+                layer.precision,
+                f"{layer.sensitivity[last]:.2e}",
+                _change(layer.cost[last][aim], aim),
+                *([_change(layer.cost_among_quantized[aim], aim)] if first == "fp32" else []),
+            )
+            for layer in report.layers
+        ),
+        f"{report.model} on {report.device}: what each layer's precision is predicted to change",
+    )
+
+
+def _many_precisions(report: QuantizeReport) -> None:
+    """The chosen precision alone beside the widest: a table of all would not fit; ``--json`` has it."""
+    aim = report.aim
+    widest = next(iter(report.layers[0].sensitivity))
+    whole = report.tried[0].predicted[aim].value
+    _show.table(
+        (
+            "layer",
+            "precision",
+            "sensitivity",
+            f"{_show.label(aim)} of the network, this layer alone so",
+            f"all layers {widest}",
+        ),
+        (
+            (
+                layer.name,
+                layer.precision,
+                f"{layer.sensitivity[layer.precision]:.2e}",
+                _show.amount(whole + layer.cost[layer.precision][aim], aim),
+                _show.amount(whole, aim),
+            )
+            for layer in report.layers
+        ),
+        f"{report.model} on {report.device}: what the chosen precision of each layer is predicted to change "
+        "(--json has the other precisions)",
+    )
 
 
 def _tried(tried: Tried, aim: str) -> tuple[str, ...]:

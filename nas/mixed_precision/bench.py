@@ -12,7 +12,7 @@ from hardsight.device import HOST, Device
 from hardsight.errors import HardsightError
 from hardsight.metrics import Metric
 from hardsight.nas.mixed_precision.quantizers import Choice, Quantizer
-from hardsight.nas.mixed_precision.samples import Quality, Samples, is_classifier, quality
+from hardsight.nas.mixed_precision.samples import Quality, Samples, doubts, is_classifier, quality
 from hardsight.nas.mixed_precision.sensitivity import Outputs, run
 from hardsight.progress import Progress
 
@@ -48,6 +48,10 @@ class Bench:
     def classifies(self) -> bool:
         return is_classifier(self.reference)
 
+    @property
+    def doubts(self) -> list[str]:
+        return doubts(self.reference, self._samples, self._classes)
+
     def __getitem__(self, choice: Choice) -> Quality:
         if choice not in self._known:
             outputs = run(self._quantizer.quantized(choice), self._samples.feeds)
@@ -65,6 +69,11 @@ def measurer(device: Device, quantity: str, budget_s: float) -> tuple[Measure | 
     """
     from hardsight.datasets.profilers import get_profiler
 
+    if device.provenance == "synthesised":
+        return None, (
+            "nothing was measured, since synthesis may take minutes: do it with "
+            f"'hardsight measure OUT --device {device.name}', OUT being the file written"
+        )
     if device.hardware != HOST:
         return None, f"nothing was measured: '{device.name}' is not this machine"
     metric = Metric.LATENCY if quantity == SIZE else Metric(quantity)

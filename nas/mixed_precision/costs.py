@@ -38,6 +38,7 @@ class WholeNetworks:
         self._device = device
         self._level = level
         self._known: dict[Choice, Costs] = {}
+        self._assumptions: dict[Choice, Sequence[str]] = {}
 
     def __getitem__(self, choice: Choice) -> Costs:
         return self.predict([choice])[0]
@@ -46,6 +47,11 @@ class WholeNetworks:
     def known(self) -> Mapping[Choice, Costs]:
         """All that was predicted so far."""
         return self._known
+
+    def assumptions(self, choice: Choice) -> Sequence[str]:
+        """What its prediction rests on, and where the network is unlike those that were learned from."""
+        self.predict([choice])
+        return self._assumptions[choice]
 
     def predict(self, choices: Sequence[Choice], progress: Progress | None = None) -> list[Costs]:
         """Costs of many choices, their size among them."""
@@ -59,9 +65,10 @@ class WholeNetworks:
                 graphs.append(self.graph(choice))
             answer = self._predictor.predict(graphs, self._device, self._level)
             for i, (choice, graph) in enumerate(zip(batch, graphs, strict=True)):
-                size = float(graph.weight_bytes)
+                size, row = float(graph.weight_bytes), answer.row(i)
+                self._assumptions[choice] = row.assumptions
                 self._known[choice] = {
-                    **{str(metric): estimate for metric, estimate in answer.row(i).estimates.items()},
+                    **{str(metric): estimate for metric, estimate in row.estimates.items()},
                     SIZE: Estimate(size, size, size, EXACT),
                 }
         if progress and new:

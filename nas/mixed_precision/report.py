@@ -179,4 +179,6 @@ class QuantizeReport:
 
 
 def _counts(tried: Tried) -> str:
-    return ", ".join(f"{n} layers in {precision}" for precision, n in tried.precisions.items())
+    return ", ".join(
+        f"{n} layer{'' if n == 1 else 's'} in {precision}" for precision, n in tried.precisions.items()
+    )

@@ -81,10 +81,12 @@ def quantize(
         NotSupportedError: the device has one precision, or a budget cannot be judged.
         NotCalibratedError: this machine, before ``hardsight adapt --here``.
         StorageError: the file cannot be written.
+        InputError: a number out of range, or ``out`` is the file of the model.
     """
     from hardsight.predictors import load_predictor
 
     _check_numbers(max_loss, samples, level)
+    _check_out(model, out)
     target = get_device(device)
     precisions_of(target)
     predictor = load_predictor(device)
@@ -103,7 +105,7 @@ def quantize(
     program = costs.program(sensitivity, quantizer)
     aim = quantities[0]
 
-    notes = [given.note]
+    notes = [*given.notes, *validation.doubts]
     if quantizer.layers.pairs_left_out:
         notes.append(
             f"{quantizer.layers.pairs_left_out} pairs of neighbours were not priced in the integer program"
@@ -135,6 +137,7 @@ def quantize(
         chosen = kept.choice  # the closest, which is shown but not written
     elif force and best == quantizer.finest and len(compared) > 1:
         chosen = min(compared[1:], key=lambda choice: _cost(choice, aim, networks, taken)[0])
+    notes += [f"the chosen network: {assumption}" for assumption in networks.assumptions(chosen)]
     verdicts = tuple(judge(budgets or {}, networks[chosen], int(networks[chosen][SIZE].value), device))
     report = QuantizeReport(
         model=str(model) if isinstance(model, str | Path) else proto.graph.name,
@@ -162,7 +165,7 @@ def quantize(
     )
     if report.out is not None:
         _save(
-            proto if chosen == quantizer.finest and quantizer.converts else quantizer.quantized(chosen),
+            proto if chosen == quantizer.finest and quantizer.converts else quantizer.deployed(chosen),
             report.out,
         )
     return report
@@ -219,8 +222,9 @@ def _quantities(predicted: Sequence[str], budgets: Iterable[str] | None, device:
     wanted = list(budgets or known[:1])
     for quantity in wanted:
         if quantity not in (*known, SIZE):
+            how = "predicted, but not as a sum over layers" if quantity in predicted else "not predicted"
             raise NotSupportedError(
-                f"{quantity} on '{device}' is not predicted as a sum over layers, so no precision is chosen for it; "
+                f"{quantity} on '{device}' is {how}, so no precision is chosen for it; "
                 f"give a budget on {', '.join([*known, SIZE])}"
             )
     return sorted(wanted, key=lambda quantity: quantity == SIZE)
@@ -233,6 +237,15 @@ def _check_numbers(max_loss: float, samples: int, level: float) -> None:
         raise InputError(f"samples is {samples}; give at least 1")
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a coverage between 0 and 1, for example 0.9")
+
+
+def _check_out(model: str | Path | onnx.ModelProto, out: str | Path | None) -> None:
+    if isinstance(model, onnx.ModelProto) or out is None:
+        return
+    if Path(out).resolve() == Path(model).resolve():
+        raise InputError(
+            f"'{out}' is the model given, which would be overwritten; give another file to write"
+        )
 
 
 def _load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:

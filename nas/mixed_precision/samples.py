@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,12 +58,12 @@ class ModelData(NamedTuple):
     Args:
         parts: the data's split.
         classes: how many the labels name; 0 without labels.
-        note: how values were scaled, for the report.
+        notes: how values were scaled and images resized, for the report.
     """
 
     parts: dict[Part, Samples]
     classes: int
-    note: str
+    notes: tuple[str, ...]
 
 
 def load_samples(spec: DataSpec, model: onnx.ModelProto, seed: int, folder: Path | None = None) -> ModelData:
@@ -93,7 +94,7 @@ def load_samples(spec: DataSpec, model: onnx.ModelProto, seed: int, folder: Path
         note = "inputs fed as the file holds them"
     else:
         note = "inputs scaled to [0, 1]"
-    images = _shaped(np.asarray(images, np.float32), value, spec.source)
+    images, resized = _shaped(np.asarray(images, np.float32), value, spec.source)
     batch = value.type.tensor_type.shape.dim[0].dim_value
     made = {
         name: _batched(value.name, images[chosen], None if labels is None else labels[chosen], batch)
@@ -104,7 +105,7 @@ def load_samples(spec: DataSpec, model: onnx.ModelProto, seed: int, folder: Path
             f"data set '{spec.source}' has fewer than {batch} samples in a part, and input '{value.name}' takes "
             f"{batch} at once; give more data or a model with batch size 1"
         )
-    return ModelData(made, 0 if labels is None else int(labels.max()) + 1, note)
+    return ModelData(made, 0 if labels is None else int(labels.max()) + 1, (note, *resized))
 
 
 def first(samples: Samples, n: int) -> Samples:
@@ -141,6 +142,31 @@ def quality(reference: Outputs, outputs: Outputs, samples: Samples, classes: int
     if samples.labels is not None and reference[0].shape[1] == classes:
         return Quality("accuracy", float((answers == samples.labels).mean()), samples.n)
     return Quality("agreement", float((answers == reference[0].argmax(axis=1)).mean()), samples.n)
+
+
+def doubts(reference: Outputs, samples: Samples, classes: int) -> list[str]:
+    """Why the quality may not be what the user expects: labels that were ignored, a network no better than guessing.
+
+    Args:
+        reference: of the float network.
+        samples: what it was given.
+        classes: how many the labels name.
+    """
+    if samples.labels is None:
+        return []
+    found = quality(reference, reference, samples, classes)
+    if found.what != "accuracy":
+        shape = f"{reference[0].shape[1]} outputs" if is_classifier(reference) else "no row of class scores"
+        return [f"the labels, of {classes} classes, were ignored, since the network has {shape}"]
+    commonest = float(np.bincount(samples.labels).max() / samples.n)
+    deviation = math.sqrt(commonest * (1 - commonest) / samples.n)
+    if found.value > commonest + 2 * deviation:
+        return []
+    return [
+        f"the network given is about as good as guessing: right on {100 * found.value:.1f} % of {samples.n} samples, "
+        f"where the commonest class alone gives {100 * commonest:.1f} %; check the scaling of the inputs and the order "
+        "of the classes"
+    ]
 
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -215,14 +241,16 @@ def _unlabelled(path: Path) -> Array | None:
     return np.asarray(x / 255 if x.dtype == np.uint8 else x, np.float32)
 
 
-def _shaped(images: Array, value: onnx.ValueInfoProto, source: str) -> Array:
-    """Samples in the shape of an input, whose free dimensions but the first are bound to it."""
+def _shaped(images: Array, value: onnx.ValueInfoProto, source: str) -> tuple[Array, list[str]]:
+    """Samples in the shape of an input, whose free dimensions but the first are bound to it, and what was resized."""
+    resized = []
     dims = value.type.tensor_type.shape.dim
     wanted = [d.dim_value for d in dims][1:]
     if images.ndim == len(wanted) + 1:
         wanted = [w or have for w, have in zip(wanted, images.shape[1:], strict=True)]
     square = len(wanted) == 3 and images.ndim == 4 and wanted[0] == images.shape[1] and wanted[1] == wanted[2]
     if square and list(images.shape[2:]) != wanted[1:]:
+        resized = [f"images resized from {images.shape[2]}×{images.shape[3]} to {wanted[1]}×{wanted[2]}"]
         images = resize(images, wanted[1], wanted[2])
     if len(wanted) == 1 and not wanted[0]:
         wanted = [int(np.prod(images.shape[1:]))]
@@ -239,7 +267,7 @@ def _shaped(images: Array, value: onnx.ValueInfoProto, source: str) -> Array:
         )
     for dim, size in zip(dims[1:], wanted, strict=True):
         dim.dim_value = size
-    return np.ascontiguousarray(images.reshape(len(images), *wanted))
+    return np.ascontiguousarray(images.reshape(len(images), *wanted)), resized
 
 
 def _batched(name: str, images: Array, labels: npt.NDArray[np.int64] | None, fixed: int) -> Samples:

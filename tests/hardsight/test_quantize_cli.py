@@ -56,7 +56,8 @@ def test_a_budget_on_size_is_kept_or_exits_with_1(
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (["--max", "memory=1MB"], 4, "not predicted as a sum"),
+        (["--max", "memory=1MB"], 4, "is predicted, but not as a sum"),
+        (["--max", "energy=5mJ"], 4, "is not predicted, so"),
         (["--max", "latency=3"], 2, "no unit"),
         (["--data", "none.npz"], 2, "does not exist"),
         (["--device", "ethos-u55-128/vela/int8"], 4, "no precision to choose"),

@@ -32,7 +32,7 @@ from hardsight.nas.mixed_precision.costs import SENSITIVITY, WholeNetworks, laye
 from hardsight.nas.mixed_precision.layers import find_layers, name_nodes
 from hardsight.nas.mixed_precision.precisions import precisions_of
 from hardsight.nas.mixed_precision.quantizers import QdqQuantizer, WeightQuantizer, round_weight
-from hardsight.nas.mixed_precision.samples import load_samples, quality
+from hardsight.nas.mixed_precision.samples import Samples, doubts, load_samples, quality
 from hardsight.nas.mixed_precision.sensitivity import divergence, probabilities, run, sensitivities
 from hardsight.prediction import Prediction
 
@@ -298,6 +298,39 @@ def test_bad_input_is_refused(known: Any, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         (tmp_path / "file").write_text("")
         attempt(data=DataSpec(limit=200), out=tmp_path / "file" / "q.onnx", measure=False)
+
+
+def test_the_given_network_is_not_overwritten(known: Any, tmp_path: Path) -> None:
+    known()
+    given = write(residual(), tmp_path / "m.onnx")
+    before = given.read_bytes()
+    (tmp_path / "link.onnx").symlink_to(given)
+    for out in (given, tmp_path / "." / "x" / ".." / "m.onnx", tmp_path / "link.onnx"):
+        with pytest.raises(InputError, match="would be overwritten"):
+            hs.quantize(given, device=DEVICE, data=DataSpec(limit=200), out=out, measure=False)
+    assert given.read_bytes() == before
+
+
+def test_ignored_labels_and_guessing_are_said() -> None:
+    labels = np.arange(40) % 4
+    right = np.eye(4)[labels]
+    samples = Samples((), labels, 40)
+    assert doubts((right,), samples, 4) == []
+    (said,) = doubts((np.roll(right, 1, axis=1),), samples, 4)  # classes in another order
+    assert "right on 0.0 % of 40 samples, where the commonest class alone gives 25.0 %" in said
+    (said,) = doubts((right[:, :3],), samples, 4)
+    assert "of 4 classes, were ignored, since the network has 3 outputs" in said
+    (said,) = doubts((right, right), samples, 4)
+    assert "no row of class scores" in said
+    assert doubts((right,), Samples((), None, 40), 0) == []
+
+
+def test_resized_images_are_said(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((40, 1, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "large.npz", x=x, y=np.arange(40) % 4)
+    source = DataSpec(source=str(tmp_path / "large.npz"))
+    assert "images resized from 16×16 to 8×8" in load_samples(source, residual(), 0).notes
+    assert not any("resized" in note for note in load_samples(source, residual((1, 16, 16)), 0).notes)
 
 
 def test_data_without_labels_gives_agreement(tmp_path: Path) -> None:

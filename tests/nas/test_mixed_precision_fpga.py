@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
 import hardsight as hs
+from hardsight.cli import main
 from hardsight.datasets.builder import OnnxBuilder
 from hardsight.datasets.fpga.quantizer import Quantizer, constants, is_quant
 from hardsight.datasets.weights import fill_weights
@@ -78,3 +81,33 @@ def test_fewer_logic_cells_for_less_accuracy() -> None:
     assert tight.chosen.precisions != {"int8": 2}
     assert tight.chosen.sensitivity > 0
     assert set(tight.layers[0].sensitivity) == {f"int{bits}" for bits in range(2, 9)}
+
+
+def test_the_table_of_layers_shows_the_chosen_precisions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(mlp(64, 8), tmp_path / "m.onnx")
+    words = ["quantize", str(tmp_path / "m.onnx"), "--device", DEVICE, "--out", str(tmp_path / "q.onnx")]
+    assert main([*words, "--samples", "16", "--force"]) == 0
+    layers, _, networks = capsys.readouterr().out.partition("networks compared")
+    header = next(line for line in layers.splitlines() if "sensitivity" in line)
+    assert header.count("┃") == 6  # five columns, however many precisions there are
+    assert "all layers int8" in header
+    assert "1 layers" not in networks
+
+
+def test_the_written_file_is_the_design_that_was_predicted(tmp_path: Path) -> None:
+    """Not its emulation in float, which shows accuracy alone: the same answer from the file as from the report."""
+    out = tmp_path / "out.onnx"
+    told = hs.quantize(mlp(64, 8), device=DEVICE, data=DataSpec(limit=200), out=out, force=True, samples=16)
+    assert any(f"measure OUT --device {DEVICE}" in note for note in told.notes)
+    assert not told.chosen.measured
+    written = onnx.load(out)
+    assert sum(is_quant(node) for node in written.graph.node) >= 4  # input, hidden layer, two weights
+    assert not {node.op_type for node in written.graph.node} & {"Div", "Floor", "Clip"}
+    assert [d.dim_value for d in written.graph.input[0].type.tensor_type.shape.dim] == [1, 64]
+    answer = hs.predict(out, device=DEVICE)
+    assert answer.assumptions  # it is small beside the networks that were learned from
+    assert {f"the chosen network: {said}" for said in answer.assumptions} <= set(told.notes)
+    for metric, estimate in answer.estimates.items():
+        assert told.chosen.predicted[metric] == pytest.approx(estimate)

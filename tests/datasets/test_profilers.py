@@ -241,6 +241,8 @@ def test_nothing_outlives_a_killed_parent(model_path: Path, number: signal.Signa
         "timeout_s": 1e9,
     }
     code = (
+        # a job in a shell's background inherits that SIGINT is ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from hardsight.datasets.profilers.onnxruntime_cpu import OnnxRuntimeCpuProfiler as P\n"
         f"P()._ask({request!r})"
     )

@@ -116,7 +116,7 @@ class Job(BaseModel):
     objectives: tuple[str, ...] = Field(default=(ERROR, str(Metric.LATENCY)), min_length=1, max_length=3)
     constraints: dict[str, float] = Field(default_factory=dict)
     level: float = Field(default=0.9, gt=0, lt=1)
-    sampler: Literal["nsga2", "nsga3", "tpe", "gp", "random", "screening"] = "nsga2"
+    sampler: Literal["nsga2", "nsga3", "tpe", "gp", "random", "screening"] = "screening"
     trials: Count = 40
     refine_trials: Count | None = None
     timeout: Duration | None = None

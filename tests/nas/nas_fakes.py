@@ -87,6 +87,7 @@ def make_job(**changes: object) -> Job:
         "data": {"limit": 200},
         "space": SPACE,
         "device": DEVICE,
+        "sampler": "nsga2",
         "trials": 6,
         "epochs": 1,
         "final_epochs": 0,

@@ -24,7 +24,7 @@ def read_yaml(path: Path, what: str) -> Any:
     try:
         text = path.read_text()
     except FileNotFoundError as error:
-        raise JobError(f"{what} file '{path}' does not exist; see the README for an example") from error
+        raise JobError(f"{what} file '{path}' does not exist; docs/job.md explains what it holds") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{what} file '{path}' cannot be read: {error}") from error
     try:

@@ -20,6 +20,7 @@ from hardsight.metrics import Metric
 from hardsight.nas.costs import CostModel
 from hardsight.nas.evaluators import Evaluation
 from hardsight.nas.job import ERROR
+from hardsight.nas.report_words import cost_words, networks
 from hardsight.nas.study import StudyFolder, TrialRecord, finished, new_name, record_violations, write_text
 from hardsight.prediction import Estimate
 from hardsight.predictors import Predictor
@@ -137,7 +138,8 @@ def comparison(setting: Setting, rows: Sequence[Row]) -> list[str]:
         old = _deviation(before, known, metric)
         if old is None:
             continue
-        sentence = f"Refined with {len(known)} measured networks: until then {metric} was {old}"
+        learned = f"{len(known)} measured {networks(len(known))}"
+        sentence = f"Refined with {learned}: until then {cost_words(metric)} was {old}"
         then, now = _deviation(before, new, metric), _deviation(after, new, metric)
         if then and now:
             sentence += f"; of {len(new)} measured since it is {now}, and without refining would be {then}"

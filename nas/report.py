@@ -133,6 +133,7 @@ class SearchReport:
         records: finished trials in order.
         rows: delivered networks, most accurate first.
         verified: whether the front was verified; False in a search that was stopped before.
+        verified_after: finished trials when it was; None where that is not known.
         measured_on: device name of the measurements, None where there are none.
         notes: what a reader must know.
         data: name, shape, classes, samples and digest of the data set.
@@ -144,6 +145,7 @@ class SearchReport:
     records: Sequence[TrialRecord] = field(repr=False)
     rows: tuple[FrontRow, ...]
     verified: bool
+    verified_after: int | None
     measured_on: str | None
     notes: tuple[str, ...]
     data: Mapping[str, Any]
@@ -309,6 +311,7 @@ def load_report(study_dir: Path) -> SearchReport:
         records=records,
         rows=rows,
         verified=bool(verified),
+        verified_after=verified.get("trials"),
         measured_on=verified.get("measured_on"),
         notes=notes,
         data=facts,

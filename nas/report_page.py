@@ -241,7 +241,7 @@ def _facts(report: SearchReport) -> str:
         "Device": report.job.device,
         "Measured on": (report.rows and report.measured_on) or "nothing was measured",
         "Trials": ", ".join(f"{n} {fate}" for fate, n in report.counts.items()) or "none",
-        "Search time": format_quantity(report.search_s, "s"),
+        "Trial time, all workers": format_quantity(report.search_s, "s"),
         **({f"Of it {work}": format_quantity(report.train_s, "s")} if work and report.train_s else {}),
         "Final hypervolume": f"{report.hypervolumes[-1]:.4f}" if report.hypervolumes else "-",
         "Versions": ", ".join(f"{k} {v}" for k, v in report.versions.items()) or "-",

@@ -71,6 +71,11 @@ def excess(value: float, limit: float) -> str:
     return f"{ratio:.3g} times as much" if ratio >= 2 else f"{ratio - 1:.1%} more"
 
 
+def networks(n: int) -> str:
+    """The word that follows a number of them."""
+    return "network" if n == 1 else "networks"
+
+
 def fate(record: TrialRecord, evaluator: str) -> str:
     """What became of a trial."""
     if record.failure is not None:
@@ -89,13 +94,12 @@ def sentences(report: SearchReport) -> list[str]:
 
 def _effort(report: SearchReport) -> str:
     counts = ", ".join(f"{n} {how}" for how, n in report.counts.items())
-    line = f"{len(report.records)} trials ({counts}) in {format_quantity(report.search_s, 's')}"
+    n = len(report.records)
+    line = f"{n} {'trial' if n == 1 else 'trials'} ({counts}), {format_quantity(report.search_s, 's')} of trial time"
     work = words_of(report.job.evaluator.name).work
-    return (
-        f"{line}, of which {format_quantity(report.train_s, 's')} {work}."
-        if work and report.train_s
-        else f"{line}."
-    )
+    inner = f" ({format_quantity(report.train_s, 's')} of it {work})" if work and report.train_s else ""
+    after = "; final training, export and measuring come on top" if work and report.verified else ""
+    return f"{line} summed over all workers{inner}{after}."
 
 
 def _saved(report: SearchReport) -> list[str]:
@@ -130,12 +134,13 @@ def _verified(report: SearchReport) -> list[str]:
         if known:
             lines.append(
                 f"Inside the {report.job.level:.0%} interval of the prediction: the measured {cost_words(name)} of "
-                f"{inside} of {known} networks."
+                f"{inside} of {known} {networks(known)}."
             )
     for budget in report.budgets:
         if budget.judged:
             lines.append(
-                f"{len(budget.kept)} of {budget.judged} networks keep {cost_words(budget.cost)} ≤ "
+                f"{len(budget.kept)} of {budget.judged} {networks(budget.judged)} "
+                f"{'keeps' if len(budget.kept) == budget.judged == 1 else 'keep'} {cost_words(budget.cost)} ≤ "
                 f"{show(budget.cost, budget.limit)} when measured."
             )
     return lines

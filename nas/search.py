@@ -227,7 +227,8 @@ def run_search(
                 plan = Plan(setting.job, folder.path, predictor, evaluator, device)
                 run_workers(plan, study, workers, progress)
             wait_for_others(study)
-            return verify_front(setting, folder, front(finished(study)), measure, progress, known)
+            done = finished(study)
+            return verify_front(setting, folder, front(done), len(done), measure, progress, known)
 
         try:
             setting.evaluator.begin(folder.path, progress)

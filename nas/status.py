@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from hardsight.nas.refine import WANTED
 from hardsight.nas.report import load_report
 from hardsight.nas.storage import GRACE_S, last_beat, quiet_optuna, storage_errors
 from hardsight.nas.study import StudyFolder, TrialRecord
-from hardsight.nas.worker import DEADLINE, STOP
+from hardsight.nas.worker import DEADLINE, STOP, has_died, is_orphaned
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _RECENT = 20  # finished trials that the speed is told from
+_LEAST = 3  # of them that were trained: others take milliseconds
 
 
 class SeenWorker(NamedTuple):
@@ -49,11 +51,16 @@ class SearchStatus:
             with their worker and, if they may be, tried again.
         best_error: least validation error of a candidate that keeps the constraints; None before there is one.
         hypervolume: share of the objective space that the front dominates.
-        per_hour: finished trials, of late; None before there are two.
-        left_s: until the last trial at that speed, or the job's end of time if that is earlier.
+        working: whether a process searches or verifies: the one that began, or a worker with a trial.
+        per_hour: trials that the workers finish at the speed of late; None where nobody works, and before three
+            trials were trained.
+        left_s: until the last trial at that speed, or the job's end of time if that is earlier; None where that is
+            not known, or the search was told to stop.
         stopped: whether it was told to stop.
-        verified: whether the front was trained finally and measured.
-        workers: heard of lately.
+        verified: whether the front of all finished trials was trained finally and measured.
+        verified_after: finished trials when a front was verified last; None where it was not, or an older Hardsight
+            did it.
+        workers: alive, and heard of lately.
     """
 
     folder: Path
@@ -62,11 +69,18 @@ class SearchStatus:
     trials: Mapping[str, int]
     best_error: float | None
     hypervolume: float
+    working: bool
     per_hour: float | None
     left_s: float | None
     stopped: bool
     verified: bool
+    verified_after: int | None
     workers: Sequence[SeenWorker]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all trials are finished."""
+        return self.trials["finished"] >= self.wanted
 
 
 def search_status(folder: Path) -> SearchStatus:
@@ -82,7 +96,11 @@ def search_status(folder: Path) -> SearchStatus:
         said = study.user_attrs
     done = len(report.records)
     states = Counter(t.trial.state.name for t in trials)
-    per_hour = _per_hour([r.trial for r in report.records])
+    orphaned = sum(t.trial.state.name == "RUNNING" and is_orphaned(t.trial) for t in trials)
+    workers = _workers(trials)
+    working = kept.locked or states["RUNNING"] > orphaned
+    stopped = bool(said.get(STOP))
+    per_hour = _per_hour(report.records, max(1, len(workers))) if working else None
     wanted = said.get(WANTED, report.job.trials)
     left = max(0, wanted - done)
     ends = [3600 * left / per_hour] if per_hour else []
@@ -96,17 +114,20 @@ def search_status(folder: Path) -> SearchStatus:
         trials={
             "finished": done,
             "failed": sum(r.failure is not None for r in report.records),
-            "running": states["RUNNING"],
+            "running": states["RUNNING"] - orphaned,
             "waiting": states["WAITING"],
-            "lost": sum(not t.counts and t.worker is not None and bool(t.trial.params) for t in trials),
+            "lost": orphaned
+            + sum(not t.counts and t.worker is not None and bool(t.trial.params) for t in trials),
         },
         best_error=min(errors, default=None),
         hypervolume=report.hypervolumes[-1] if report.records else 0.0,
+        working=working,
         per_hour=per_hour,
-        left_s=min(ends, default=None) if left else 0.0,
-        stopped=bool(said.get(STOP)),
-        verified=report.verified,
-        workers=_workers(trials),
+        left_s=(min(ends, default=None) if working and not stopped else None) if left else 0.0,
+        stopped=stopped,
+        verified=report.verified and report.verified_after in (None, done),
+        verified_after=report.verified_after,
+        workers=workers,
     )
 
 
@@ -121,12 +142,17 @@ def stop_search(folder: Path) -> None:
         kept.load(kept.job()).set_user_attr(STOP, True)
 
 
-def _per_hour(trials: Sequence[FrozenTrial]) -> float | None:
-    """From the last finished ones, so that a pause before them does not count."""
-    ended = sorted(t.datetime_complete for t in trials if t.datetime_complete)[-_RECENT:]
-    if len(ended) < 2 or ended[0] == ended[-1]:
+def _per_hour(records: Sequence[TrialRecord], workers: int) -> float | None:
+    """From how long trials took, so that pauses between runs do not count; only a share of them is trained."""
+    recent = sorted(records, key=lambda r: _heard(r.trial))[-_RECENT:]
+    trained = [
+        r.trial.duration.total_seconds()
+        for r in recent
+        if r.trial.duration is not None and r.accuracy is not None and not r.reused
+    ]
+    if len(trained) < _LEAST or not median(trained):
         return None
-    return 3600 * (len(ended) - 1) / (ended[-1] - ended[0]).total_seconds()
+    return workers * 3600 * len(recent) / (len(trained) * median(trained))
 
 
 def _workers(trials: Sequence[TrialRecord]) -> list[SeenWorker]:
@@ -143,7 +169,7 @@ def _workers(trials: Sequence[TrialRecord]) -> list[SeenWorker]:
         )
         for name, own in named.items()
     ]
-    return [worker for worker in seen if worker.seen_s < GRACE_S]
+    return [worker for worker in seen if worker.seen_s < GRACE_S and not has_died(worker.name)]
 
 
 def _heard(trial: FrozenTrial) -> float:

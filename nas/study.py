@@ -56,6 +56,7 @@ class StudyFolder:
         self.trials_file = path / "trials.parquet"
         self.plot_file = path / "front.png"
         self.page_file = path / "report.html"
+        self.lock_file = path / ".lock"
 
     @property
     def exists(self) -> bool:
@@ -172,7 +173,7 @@ class StudyFolder:
             yield
             return
         with storage_errors(self.path):
-            held = (self.path / ".lock").open("w")
+            held = self.lock_file.open("w")
         with held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,6 +182,24 @@ class StudyFolder:
                     f"another process is searching in '{self.path}'; wait for it or stop it"
                 ) from error
             yield
+
+    @property
+    def locked(self) -> bool:
+        """Whether a search writes here; False also on Windows, where that is not known."""
+        try:
+            import fcntl
+        except ImportError:
+            return False
+        try:
+            with self.lock_file.open() as asked:
+                fcntl.flock(
+                    asked, fcntl.LOCK_SH | fcntl.LOCK_NB
+                )  # shared: two that look do not see each other
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
 
 @dataclass(frozen=True)

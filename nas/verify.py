@@ -45,6 +45,7 @@ def verify_front(
     setting: Setting,
     folder: StudyFolder,
     records: Sequence[TrialRecord],
+    trials: int,
     measure: Measure | None = None,
     progress: Progress | None = None,
     known: Sequence[Row] = (),
@@ -58,6 +59,7 @@ def verify_front(
         setting: of the search.
         folder: of the study.
         records: the whole front; of a long one `Job.front_size` networks spread along it are taken.
+        trials: finished when the front was taken, by which one sees later whether it is still that of all.
         measure: instead of this machine's profiler.
         progress: called with what is done, how much of it, and how much there is.
         known: rows of networks that need not be trained and measured again.
@@ -94,6 +96,7 @@ def verify_front(
         folder.front_file,
         {
             "rows": rows,
+            "trials": trials,
             "notes": list(dict.fromkeys([*notes, *comparison(setting, rows)])),
             "measured_on": target.name if target and measure else None,
             "versions": _versions(),

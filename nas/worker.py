@@ -15,13 +15,14 @@ from hardsight.candidate import Candidate
 from hardsight.nas.evaluators import Details, Evaluation, TrialFailure
 from hardsight.nas.job import ERROR
 from hardsight.nas.samplers import hopeless_error, make_sampler
-from hardsight.nas.storage import retry
+from hardsight.nas.storage import GRACE_S, last_beat, retry
 from hardsight.nas.study import TrialRecord, finished, give_up, record_violations, recover
 from hardsight.prediction import Estimate
 from hardsight.progress import Progress
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from hardsight.nas.screening import CostFunction, Known
     from hardsight.nas.search import Setting
@@ -96,17 +97,20 @@ def trials_left(study: optuna.Study) -> int:
 
 
 def rescue(study: optuna.Study) -> None:
-    """Give the trials of dead workers to others: of this machine's by their processes, of all by their heartbeat."""
-    import optuna
+    """Give the trials of dead workers to others."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = TrialRecord(trial).worker
-        if worker and _has_died(worker):
+        if is_orphaned(trial):
             lost = give_up(study, trial.number)
             if lost is not None:
                 retry(study, lost)
-    optuna.storages.fail_stale_trials(study)
+
+
+def is_orphaned(trial: FrozenTrial) -> bool:
+    """Whether a running trial's worker is dead: of this machine by its process, of any by its heartbeat."""
+    worker = TrialRecord(trial).worker
+    return (worker is not None and has_died(worker)) or time.time() - last_beat(trial) > GRACE_S
 
 
 def wait_for_others(study: optuna.Study) -> None:
@@ -262,7 +266,7 @@ def _machine() -> str:
     return f"{platform.node()}/{namespace}"
 
 
-def _has_died(worker: str) -> bool:
+def has_died(worker: str) -> bool:
     """Whether that is a process of this machine that is no longer there."""
     machine, _, process = worker.rpartition(":")
     if sys.platform == "win32" or machine != _machine():

@@ -123,7 +123,7 @@ def worker(
 
     with progress_bars() as progress:
         done = join_search(folder, study=study, storage=storage, data=data, progress=progress)
-    _show.note(f"This worker finished {done} trials.")
+    _show.note(f"This worker finished {done} {'trial' if done == 1 else 'trials'}.")
 
 
 @app.command()
@@ -142,10 +142,19 @@ def status(folder: Folder, as_json: _flags.AsJson = False) -> None:
 @app.command()
 def stop(folder: Folder) -> None:
     """End a search early: workers finish the trials they are at, and the front so far is verified."""
-    from hardsight.nas.status import stop_search
+    from hardsight.nas.status import search_status, stop_search
 
+    found = search_status(folder)
+    if found.complete:
+        _show.note("Its trials are finished already; there is nothing to stop.")
+        return
     stop_search(folder)
-    _show.note("The search ends when its running trials have; --resume goes on.")
+    if found.stopped:
+        _show.note(f"It was told to stop already. {_state(found)}")
+    elif found.working:
+        _show.note("The search ends when its running trials have; --resume goes on.")
+    else:
+        _show.note("Nobody works on it; --resume goes on.")
 
 
 @app.command()
@@ -185,10 +194,9 @@ def _show_status(status: SearchStatus) -> None:
     best = "none yet" if status.best_error is None else _show.percent(status.best_error)
     _show.note(f"Best error: {best}. Hypervolume: {status.hypervolume:.4f}.")
     if status.per_hour is not None:
-        left = "" if status.left_s is None else f", {format_quantity(status.left_s, 's')} left"
-        _show.note(f"{status.per_hour:.0f} trials an hour{left}.")
-    if status.stopped:
-        _show.note("It was told to stop.")
+        left = "" if not status.left_s else f", {format_quantity(status.left_s, 's')} left"
+        _show.note(f"About {status.per_hour:.0f} trials an hour{left}.")
+    _show.note(_state(status))
     if status.workers:
         _show.table(
             ("worker", "finished", "at work", "heard of"),
@@ -198,4 +206,22 @@ def _show_status(status: SearchStatus) -> None:
             ),
             "Workers",
         )
-    _show.note(f"Study: {status.study}. {'The front is verified.' if status.verified else ''}".rstrip())
+    _show.note(f"Study: {status.study}.")
+
+
+def _state(status: SearchStatus) -> str:
+    """Whether anybody works on the search, and what of its front is verified."""
+    if status.verified and status.complete:
+        return "The search is finished. The front is verified."
+    if status.verified:
+        front = " The front is verified."
+    elif status.verified_after is not None:
+        front = f" The front was verified after {status.verified_after} trials, not since."
+    else:
+        front = ""
+    if not status.working:
+        told = "It was told to stop, and has" if status.stopped else "Nobody works on it"
+        return f"{told}; --resume goes on.{front}"
+    if status.stopped:
+        return f"It was told to stop and ends when its running trials have.{front}"
+    return f"Its trials are finished; the front comes next.{front}" if status.complete else front.strip()

@@ -99,7 +99,7 @@ def test_measurements_correct_the_predictions(tmp_path: Path, searched: Path, pr
         assert new[digest].trial.values[1] == new[digest].costs["latency_s"].value
         assert new[digest].trial.datetime_start == record.trial.datetime_start
     (words,) = [note for note in second.notes if note.startswith("Refined with")]
-    off = re.search(r"until then latency_s was ([0-9.]+)% off", words)
+    off = re.search(r"until then latency was ([0-9.]+)% off", words)
     assert off is not None and float(off[1]) == pytest.approx(100 * (1 - 1 / SLOWER), abs=5)
     assert search_status(out).wanted == 15
     # once in each round, and not again in the second what the first measured; those behind the front have no name

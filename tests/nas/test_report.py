@@ -24,6 +24,7 @@ from hardsight.nas.search import run_search
 from hardsight.nas.spaces import NetworkSpace, Task, get_space
 from hardsight.nas.verify import _layers
 from hardsight.serialize import search_record
+from hardsight.units import format_quantity
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -264,6 +265,13 @@ def test_words_are_true_of_the_evaluator(tmp_path: Path) -> None:
         if evaluator == "table":
             assert not any("train" in line for line in other.sentences())
     assert report.counts["trained"] >= 1
+    effort = report.sentences()[0]
+    assert effort.startswith("2 trials (")
+    assert f"{format_quantity(report.search_s, 's')} of trial time summed over all workers" in effort
+    assert "final training, export and measuring come on top" in effort
+    one = replace(report, records=report.records[:1], verified=False).sentences()[0]
+    assert one.startswith("1 trial (")
+    assert "on top" not in one
 
 
 def test_costs_have_words_and_units_that_fit() -> None:

@@ -139,7 +139,7 @@ def test_the_example_on_the_page_is_a_space() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "space file '.*mine.yaml' does not exist"),
+        (None, "space file '.*mine.yaml' does not exist; docs/job.md"),
         ("- 1", "holds no keys of a space"),
         ("name: 3", "holds no keys of a space"),
         ("stages: [", "not YAML"),

@@ -26,7 +26,7 @@ from hardsight.nas.job import Job
 from hardsight.nas.join import join_search
 from hardsight.nas.report import SearchReport
 from hardsight.nas.search import run_search
-from hardsight.nas.status import search_status, stop_search
+from hardsight.nas.status import SearchStatus, search_status, stop_search
 from hardsight.nas.study import StudyFolder, finished
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -298,10 +298,54 @@ def test_stop_ends_with_what_there_is_and_resume_goes_on(tmp_path: Path) -> None
     assert status.best_error == min(1 - r.accuracy for r in report.records)
     assert status.hypervolume == report.hypervolumes[-1]
     assert [w.finished for w in status.workers] == [3]
-    assert status.per_hour is not None
-    assert status.left_s == pytest.approx(5 * 3600 / status.per_hour)
+    assert (status.working, status.per_hour, status.left_s) == (False, None, None)
+    assert (status.verified, status.verified_after) == (True, 3)
     assert len(search(job, tmp_path, resume=True).records) == 8
     assert not search_status(tmp_path).stopped
+
+
+def test_what_a_kill_left_behind_is_seen_without_changing_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, study = begun(tmp_path, trials=8)
+    job = StudyFolder(out).job()
+    seen: list[SearchStatus] = []
+
+    def look(what: str, done: int, total: int) -> None:
+        if what != "search":
+            return
+        seen.append(search_status(out))
+        if done == 4:
+            stop_search(out)
+
+    longer = job.model_copy(update={"timeout": None})
+    search(longer, out, resume=True, evaluator=FakeEvaluator(delay_s=0.2), progress=look)
+    assert all(s.working for s in seen)
+    assert [s.per_hour is None for s in seen] == [True, True, True, False, False]
+    assert 0 < seen[3].per_hour <= 3600 / 0.2  # type: ignore[operator]
+    assert seen[3].left_s == pytest.approx(5 * 3600 / seen[3].per_hour)  # type: ignore[operator]
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    study.set_user_attr(worker.STOP, False)  # as --resume does
+    for name in ("elsewhere:1", f"{worker._machine()}:{dead.pid}"):
+        lost = study.ask()
+        FakeEvaluator().space.suggest(lost)
+        lost.set_user_attr("worker", name)
+    study.tell(lost.number - 1, state=optuna.trial.TrialState.FAIL)
+    done = study.ask()
+    done.set_user_attr("failure", "diverged")
+    study.tell(done, state=optuna.trial.TrialState.FAIL)
+    status = search_status(out)
+    assert study.get_trials()[lost.number].state.name == "RUNNING"
+    assert (status.trials["running"], status.trials["lost"], status.working) == (0, 2, False)
+    assert (status.verified, status.verified_after) == (False, 4)
+    assert (status.per_hour, status.left_s) == (None, None)
+    assert main(["search", "status", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Nobody works on it; --resume goes on. The front was verified after 4 trials, not since." in shown
+    lost.set_user_attr("worker", worker.worker_name())  # of a process that lives
+    assert search_status(out).working
+    assert search_status(out).trials["running"] == 1
 
 
 def test_time_ends_a_search_and_resume_gives_it_again(tmp_path: Path) -> None:
@@ -386,6 +430,12 @@ def test_the_commands(
     assert main(["search", "status", str(tmp_path / "s"), "--json"]) == 0
     assert '"wanted": 3' in capsys.readouterr().out
     assert main(["search", "stop", str(tmp_path / "s")]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert not search_status(tmp_path / "s").stopped
+    begun(tmp_path / "other")
+    for words in ("Nobody works on it", "told to stop already"):
+        assert main(["search", "stop", str(tmp_path / "other" / "s")]) == 0
+        assert words in " ".join(capsys.readouterr().out.split())
     assert main(["search", "stop", str(tmp_path)]) == 6
     assert main(["search", "worker"]) == 2
 

@@ -32,6 +32,7 @@ from hardsight.units import format_quantity
 FOLDER = Path("runs/digits_search")
 README = Path("experiments/digits_search/README.md")
 SAMPLES = 14
+FLOAT = "32"
 POINTS = 0.005
 """Half a percentage point: accuracies closer than this count as equal."""
 
@@ -80,7 +81,7 @@ def _compared(report: SearchReport, folder: Path, progress: Progress) -> list[Ro
 
 def summary_table(report: SearchReport, rows: Sequence[Row]) -> str:
     """What the issue asked, against what came out."""
-    quantized = [row for row in rows if set(row["bits"]) != {32}]
+    quantized = [row for row in rows if set(row["bits"]) != {FLOAT}]
     equal = [row for row in quantized if row["searched"]["accuracy"] >= row["float"]["accuracy"] - POINTS]
     lines = [
         ("delivered networks", str(len(rows)), "–"),
@@ -109,7 +110,7 @@ def network_table(report: SearchReport, rows: Sequence[Row]) -> str:
             cells += [_time(row[name]["latency_s"]), f"{row[name]['accuracy']:.2%}".replace("%", " %")]
         gain = row["float"]["latency_s"] / row["searched"]["latency_s"]
         cells.append(
-            "float" if set(row["bits"]) == {32} else f"{gain:.2f}" if gain > 1 else f"no gain, {gain:.2f}"
+            "float" if set(row["bits"]) == {FLOAT} else f"{gain:.2f}" if gain > 1 else f"no gain, {gain:.2f}"
         )
         lines.append(cells)
     columns = (

@@ -26,7 +26,7 @@ def test_the_float_twin_has_the_same_layers() -> None:
 
 
 def row(
-    digest: str, bits: list[int], searched: tuple[float, float], twin: tuple[float, float]
+    digest: str, bits: list[str], searched: tuple[float, float], twin: tuple[float, float]
 ) -> dict[str, Any]:
     values = {"searched": searched, "float": twin, "static": (0.9, 2e-4)}
     return {"digest": digest, "bits": bits, "kept": True, "inside": digest == "a" * 16} | {
@@ -36,9 +36,9 @@ def row(
 
 def test_gains_count_only_where_the_accuracy_is_kept() -> None:
     rows = [
-        row("a" * 16, [8, 8], (0.98, 1e-4), (0.984, 2e-4)),
-        row("b" * 16, [8, 32], (0.90, 1e-4), (0.95, 5e-4)),
-        row("c" * 16, [32, 32], (0.97, 3e-4), (0.97, 3e-4)),
+        row("a" * 16, ["8", "8"], (0.98, 1e-4), (0.984, 2e-4)),
+        row("b" * 16, ["8", "32"], (0.90, 1e-4), (0.95, 5e-4)),
+        row("c" * 16, ["32", "32"], (0.97, 3e-4), (0.97, 3e-4)),
     ]
     front = SimpleNamespace(predicted={"latency_s": Estimate(1e-4, 5e-5, 2e-4, 0.9)})
     report: Any = SimpleNamespace(rows=[front] * 3)

@@ -192,7 +192,7 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     once = [
         c["macs"],
         moved_bytes,
-        c["bytes_weights"] / c["repeats"],
+        c["bytes_weights"] / np.maximum(c["repeats"], 1.0),
         c["elements"],
         np.ones_like(prior),
         logic,

@@ -96,3 +96,11 @@ def test_a_recurrent_layer_fetches_its_weights_at_every_step() -> None:
 
     moved = encode_graphs([layer(10), layer(1000)]).priors[:, PRIORS.index("bytes")]
     assert 90 < moved[1] / moved[0] < 101
+
+
+def test_a_loop_that_never_runs_costs_nothing_and_breaks_nothing() -> None:
+    idle = replace(conv("a", -1, 8, 8, 16), repeats=0)
+    seen = encode_graphs([graph(idle, conv("b", 0, 8, 8, 16))])
+    assert np.isfinite(seen.priors).all()
+    assert not seen.priors[0, : -len(HELD)].any()
+    assert seen.priors[1, : -len(HELD)].any()

@@ -119,4 +119,4 @@ def _announce(step: int, what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda _: main()))

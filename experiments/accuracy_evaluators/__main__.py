@@ -58,5 +58,4 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    given = [word for word in sys.argv[1:] if word != "--debug"]
-    sys.exit(_boundary.guard(lambda: main(_arguments(given).candidates), debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda words: main(_arguments(words).candidates)))

@@ -136,4 +136,4 @@ def _gains(rows: Sequence[Row], against: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda _: main()))

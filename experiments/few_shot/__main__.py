@@ -127,8 +127,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
 
-    def command() -> None:
-        given = _arguments([word for word in sys.argv[1:] if word != "--debug"])
+    def command(words: Sequence[str]) -> None:
+        given = _arguments(words)
         main(given.tables, given.method, given.draws)
 
-    sys.exit(_boundary.guard(command, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(command))

@@ -43,15 +43,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def main() -> None:
-    """Run what is not done yet, print the tables, and write them into the README."""
+def main(words: Sequence[str]) -> None:
+    """Run what is not done yet, print the tables, and write them into the README; ``words`` are of the command line."""
     given = argparse.ArgumentParser(prog="python -m hardsight.experiments.fpga_search", description=__doc__)
     data = Path(os.environ.get(DATA, "../shared/data")) / "dry-bean" / "dry_bean.csv"
     given.add_argument("--data", type=Path, default=data, help="CSV of the beans")
     given.add_argument("--out", type=Path, default=Path("fpga-search"), help="folder of the searches")
     given.add_argument("--trials", type=int, default=TRIALS, help="of the first two searches each")
     given.add_argument("--only", choices=SEARCHES, help="one search, without tables: to run several at once")
-    arguments = given.parse_args()
+    arguments = given.parse_args(words)
     beans = without_duplicates(arguments.data, arguments.out / "beans.csv")
     found: dict[str, list[Network]] = {}
     for search in [arguments.only] if arguments.only else SEARCHES:
@@ -132,4 +132,4 @@ def _saving(mixed: Sequence[Network], eight: Sequence[Network], slack: float) ->
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(main))

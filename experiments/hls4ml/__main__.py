@@ -55,4 +55,4 @@ def main(folder: Path = FOLDER, readme: Path = README) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda _: main()))

@@ -154,4 +154,4 @@ def _latencies(what: str, report: QuantizeReport) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda _: main()))

@@ -91,5 +91,4 @@ def _track(frame: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    sys.exit(_boundary.guard(lambda: main(words), debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(main))

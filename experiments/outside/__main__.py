@@ -117,5 +117,4 @@ def _track(rows: Sequence[Row], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    sys.exit(_boundary.guard(lambda: main(words), debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(main))

@@ -78,10 +78,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return markdown(columns, rows)
 
 
-if __name__ == "__main__":
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m hardsight.experiments.search_workers", description="Four workers against one."
     )
     parser.add_argument("--seeds", type=int, default=SEEDS, help="searches of each kind (%(default)s)")
-    given = parser.parse_args([word for word in sys.argv[1:] if word != "--debug"])
-    sys.exit(_boundary.guard(lambda: main(given.seeds), debug="--debug" in sys.argv))
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(_boundary.answer(lambda words: main(_arguments(words).seeds)))

@@ -91,4 +91,4 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(_boundary.guard(main, debug="--debug" in sys.argv))
+    sys.exit(_boundary.answer(lambda _: main()))

@@ -39,14 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``--debug`` may stand anywhere, so that it can be appended to a line that failed.
     """
     _mend_streams()
-    args = list(sys.argv[1:] if argv is None else argv)
 
-    def command() -> object:
+    def command(words: list[str]) -> object:
         from hardsight.cli._app import app
 
-        return app([a for a in args if a != "--debug"], prog_name="hardsight", standalone_mode=False)
+        return app(words, prog_name="hardsight", standalone_mode=False)
 
-    return guard(command, debug="--debug" in args)
+    return answer(command, argv)
+
+
+def answer(command: Callable[[list[str]], object], argv: Sequence[str] | None = None) -> int:
+    """Call a command with the words of its line, ``--debug`` apart, and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guard(lambda: command([word for word in words if word != "--debug"]), debug="--debug" in words)
 
 
 def guard(command: Callable[[], object], *, debug: bool = False) -> int:

@@ -56,10 +56,10 @@ class CostModel:
             NotSupportedError: when one of the objectives is not among them.
         """
         job = self._job
-        graph = self.graph(candidate)
-        row = self.predictor.predict([graph], job.device, job.level).row(0)
+        written, asked = self._graphs(candidate)
+        row = self.predictor.predict([asked], job.device, job.level).row(0)
         costs = {str(metric): estimate for metric, estimate in row.estimates.items()}
-        size = float((self._space.graph(candidate) if self.floating else graph).weight_bytes)
+        size = float(written.weight_bytes)
         costs[SIZE] = Estimate(size, size, size, EXACT)
         missing = [name for name in job.objectives if name not in (*costs, ERROR)]
         if missing:
@@ -71,11 +71,17 @@ class CostModel:
 
     def graph(self, candidate: Candidate) -> OperatorGraph:
         """What the predictor is asked about."""
+        return self._graphs(candidate)[1]
+
+    def _graphs(self, candidate: Candidate) -> tuple[OperatorGraph, OperatorGraph]:
+        """The candidate as it is written, and what the predictor is asked about."""
         if not self.floating:
-            return self._space.graph(candidate)
+            graph = self._space.graph(candidate)
+            return graph, graph
         from hardsight.datasets.dequantize import dequantized
 
-        return read_onnx(dequantized(self._space.to_onnx(candidate)))
+        model = self._space.to_onnx(candidate)
+        return read_onnx(model), read_onnx(dequantized(model))
 
     def verdicts(self, costs: Mapping[str, Estimate]) -> list[Verdict]:
         """The job's constraints, judged on the intervals' upper ends.

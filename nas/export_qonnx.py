@@ -81,10 +81,9 @@ def _layer(build: OnnxBuilder, network: Network, layer: Layer, x: str) -> str:
     if layer.kind == "linear":
         flat = x if len(build.shape(x)) == 2 else build.flatten(x)
         return build.node("Gemm", flat, *weights, name=layer.name, alpha=1.0, beta=1.0, transB=1)
-    side, pad = layer.kernel, (layer.kernel - 1) // 2
     return build.node(
-        "Conv", x, *weights, name=layer.name, kernel_shape=[side, side], strides=[layer.stride] * 2,
-        pads=[pad] * 4, dilations=[1, 1], group=layer.groups,
+        "Conv", x, *weights, name=layer.name, kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
+        pads=[layer.padding] * 4, dilations=[1, 1], group=layer.groups,
     )  # fmt: skip
 
 

@@ -45,13 +45,13 @@ class Delivery(NamedTuple):
     runtime: Runtime
 
 
-def deliver(model: onnx.ModelProto, device: Device, samples: Samples) -> Delivery:
+def deliver(model: onnx.ModelProto, device: Device, samples: Callable[[], Samples]) -> Delivery:
     """The file for a device: ONNX, or for an NPU the TFLite file that its compiler reads.
 
     Args:
         model: trained, in QDQ form, QONNX or float.
         device: that it is for.
-        samples: ``(n, *input_shape)`` of the training part, to find the ranges of activations with.
+        samples: gives ``(n, *input_shape)`` of the training part where ranges of activations have to be found.
 
     Raises:
         BackendError: it cannot be converted.
@@ -62,7 +62,7 @@ def deliver(model: onnx.ModelProto, device: Device, samples: Samples) -> Deliver
     from hardsight.datasets.profilers._capture import printed
     from hardsight.datasets.to_tflite import to_tflite
 
-    feeds = [{INPUT: sample[None]} for sample in samples[:_CALIBRATION]]
+    feeds = [{INPUT: sample[None]} for sample in samples()[:_CALIBRATION]]
     with printed():  # what the tools say, also as they are imported
         content = to_tflite(dequantized(model), int8=True, samples=feeds)
     return Delivery(content, ".tflite", Runtime("LiteRT", run_tflite))

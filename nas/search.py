@@ -105,8 +105,6 @@ def prepare(
         NotCalibratedError: this machine, before ``hardsight adapt --here``.
         NotSupportedError: an objective or constraint that is not predicted.
     """
-    import optuna
-
     if device is None:
         device = get_device(job.device)
     elif device.name != job.device:
@@ -145,7 +143,7 @@ def prepare(
     floating = device.mode.startswith("int8")
     costs = CostModel(space, predictor, job, floating=floating)
     for parameters in space.anchors()[:1]:
-        costs.verdicts(costs(space.suggest(optuna.trial.FixedTrial(dict(parameters)))))
+        costs.verdicts(costs(space.at(parameters)))
     if evaluator is None:
         evaluator = get_evaluator(job.evaluator.name).for_job(space, data, job)
     if refined is None:
@@ -287,10 +285,7 @@ def check_data(setting: Setting, study: optuna.Study, name: str) -> None:
 
 def first_costs(setting: Setting) -> dict[str, float]:
     """What is predicted for the space's first anchor: another machine has to predict the same."""
-    import optuna
-
-    anchors = setting.space.anchors()[:1]
-    found = [setting.costs(setting.space.suggest(optuna.trial.FixedTrial(dict(a)))) for a in anchors]
+    found = [setting.costs(setting.space.at(parameters)) for parameters in setting.space.anchors()[:1]]
     return {name: estimate.value for costs in found for name, estimate in costs.items()}
 
 
@@ -302,17 +297,13 @@ def _check_compiles(setting: Setting) -> None:
     """
     if setting.device.kind != "npu":
         return
-    import optuna
-
     from hardsight.datasets.profilers import get_profiler
     from hardsight.datasets.weights import fill_weights
 
     for parameters in setting.space.anchors()[:1]:
-        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(parameters)))
+        model = fill_weights(setting.space.to_onnx(setting.space.at(parameters)))
         try:
-            get_profiler(setting.device).measure(
-                fill_weights(setting.space.to_onnx(candidate)), setting.device
-            )
+            get_profiler(setting.device).measure(model, setting.device)
         except BackendError as error:
             raise BackendError(
                 f"space '{setting.job.space.name}' is not for '{setting.device.name}': {error}; name another space, "

@@ -130,7 +130,9 @@ def _verify(
     digest = record.candidate.digest
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
     try:
-        content, suffix, runtime = deliver(model, setting.device, setting.data.part("train", shape)[0])
+        content, suffix, runtime = deliver(
+            model, setting.device, lambda: setting.data.part("train", shape)[0]
+        )
     except BackendError as error:
         notes.append(f"Network {digest[:8]} is left out: {error}.")
         return None

@@ -132,11 +132,9 @@ def free_costs(setting: Setting) -> CostFunction:
     """What a sampler may know of a candidate before it is trained."""
 
     def known(params: Mapping[str, Any]) -> Known:
-        import optuna
-
         from hardsight.nas.screening import Known
 
-        candidate = setting.space.suggest(optuna.trial.FixedTrial(dict(params)))
+        candidate = setting.space.at(params)
         costs = setting.costs(candidate)
         values = tuple(None if name == ERROR else costs[name].value for name in setting.job.objectives)
         broken = setting.costs.violations(candidate, costs)

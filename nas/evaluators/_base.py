@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -65,7 +66,6 @@ class Evaluation:
         Raises:
             StorageError: disk full or no permission.
         """
-        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         metadata = {
@@ -77,15 +77,8 @@ class Evaluation:
             "pruned": json.dumps(self.pruned),
             "details": json.dumps(dict(self.details)),
         }
-        temporary = path.with_suffix(".part")
-        try:
+        with written_whole(path, "weights") as temporary:
             save_file(dict(self.weights), temporary, metadata=metadata)
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"cannot write weights to {path}: {error}; free space, then go on with --resume"
-            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -114,6 +107,30 @@ class Evaluation:
             raise StorageError(
                 f"cannot read weights from '{path}': {error}; delete the file, then go on with --resume"
             ) from error
+
+
+@contextmanager
+def written_whole(path: Path, what: str) -> Iterator[Path]:
+    """A file to write tensors to, which takes the place of ``path`` at the end, or leaves nothing behind.
+
+    Args:
+        path: of the file.
+        what: it holds, for the message.
+
+    Raises:
+        StorageError: disk full or no permission.
+    """
+    from safetensors import SafetensorError
+
+    temporary = path.with_suffix(".part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write {what} to {path}: {error}; free space, then go on with --resume"
+        ) from error
 
 
 class AccuracyEvaluator(ABC):

@@ -150,7 +150,7 @@ def _weighted(layer: Layer, network: Network) -> nn.Module:
             layer.channels,
             layer.kernel,
             stride=layer.stride,
-            padding=(layer.kernel - 1) // 2,
+            padding=layer.padding,
             groups=layer.groups,
             bias=True,
             **quantizers,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hardsight.candidate import Candidate
 from hardsight.errors import StorageError
+from hardsight.nas.evaluators._base import written_whole
 from hardsight.nas.evaluators.module import NetworkModule
 from hardsight.nas.network import Network
 from hardsight.nas.spaces import NetworkSpace
@@ -107,7 +108,6 @@ class SharedWeights(nn.Module):
         Raises:
             StorageError: disk full or no permission.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {}
@@ -115,15 +115,8 @@ class SharedWeights(nn.Module):
             tensors[name] = parameter.detach().contiguous()
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{name}/{key}"] = torch.as_tensor(value).contiguous()
-        temporary = path.with_suffix(".part")
-        try:
+        with written_whole(path, "the supernet") as temporary:
             save_file(tensors, temporary, metadata={"epochs": str(epochs)})
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"cannot write the supernet to {path}: {error}; free space, then go on with --resume"
-            ) from error
 
     def load(self, path: Path, optimizer: torch.optim.Optimizer) -> int:
         """Read what `save` wrote; returns the epochs.

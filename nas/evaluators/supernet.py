@@ -162,9 +162,7 @@ class SupernetEvaluator(qat.QatEvaluator):
             yield self.space.network(self.space.suggest(study.ask()))
 
     def _smallest(self) -> list[Network]:
-        from optuna.trial import FixedTrial
-
-        return [self.space.network(self.space.suggest(FixedTrial(dict(a)))) for a in self.space.anchors()[:1]]
+        return [self.space.network(self.space.at(a)) for a in self.space.anchors()[:1]]
 
     def _train_shared(self) -> SharedWeights:
         shared = SharedWeights(self._largest())

@@ -106,6 +106,12 @@ class SearchSpace(ABC):
         identifies the architecture.
         """
 
+    def at(self, parameters: Mapping[str, Any]) -> Candidate:
+        """The candidate of a trial's parameters."""
+        import optuna
+
+        return self.suggest(optuna.trial.FixedTrial(dict(parameters)))
+
     @abstractmethod
     def to_onnx(self, candidate: Candidate, weights: Values | None = None) -> onnx.ModelProto:
         """The candidate as ONNX; weightless unless ``weights`` gives data by initializer name.

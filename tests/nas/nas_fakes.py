@@ -21,6 +21,7 @@ from hardsight.metrics import Metric
 from hardsight.nas.data import DataSpec, load_data
 from hardsight.nas.evaluators import AccuracyEvaluator, Evaluation, TrialFailure
 from hardsight.nas.job import Job, parse_job
+from hardsight.nas.network import INPUT
 from hardsight.nas.spaces import Task, get_space
 from hardsight.prediction import Prediction
 
@@ -94,3 +95,15 @@ def make_job(**changes: object) -> Job:
         **changes,
     }
     return parse_job(raw)
+
+
+def logits(model: onnx.ModelProto, samples: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
+    """A network's answers, sample by sample, at one of ONNX Runtime's levels of optimization."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return np.concatenate([session.run(None, {INPUT: sample[None]})[0] for sample in samples])

@@ -86,7 +86,7 @@ def test_a_network_is_delivered_run_and_priced(tmp_path: Path) -> None:
     evaluator = QatEvaluator(space, data, epochs=4)
     trained = evaluator.evaluate(some(space, 1)[0], seed=0)
     model = evaluator.to_onnx(trained)
-    made = deliver(model, get_device(NPU), data.part("train", (1, 8, 8))[0])
+    made = deliver(model, get_device(NPU), lambda: data.part("train", (1, 8, 8))[0])
     assert made.suffix == ".tflite" and made.runtime.name == "LiteRT"
     path = tmp_path / "network.tflite"
     path.write_bytes(made.content)

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import optuna
 import pytest
 import torch
+from nas_fakes import logits
 
 from hardsight.candidate import Candidate
 from hardsight.nas.data import DataSpec, LabelledData, load_data
@@ -38,15 +37,6 @@ def candidate(**changes: object) -> Candidate:
         "s2_b0_precision": "fp32",
     }
     return SPACE.suggest(optuna.trial.FixedTrial(chosen | changes))
-
-
-def logits(model: onnx.ModelProto, samples: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options)
-    return np.concatenate([session.run(None, {INPUT: image[None]})[0] for image in samples])
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import optuna
 import pytest
+from nas_fakes import logits
 
 from hardsight.candidate import Candidate
 from hardsight.datasets.weights import fill_weights
 from hardsight.ingest import read_onnx
 from hardsight.nas.data import DataSpec, LabelledData, load_data
 from hardsight.nas.evaluators.qat import Options, QatEvaluator
-from hardsight.nas.network import INPUT
 from hardsight.nas.spaces import SPACES, NetworkSpace, SearchSpace, Task, get_space
 
 TASKS = {
@@ -131,15 +130,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelledData]:
         "images": load_data(DataSpec(limit=600), 0),
         "signals": load_data(DataSpec(source=str(path), kind="signals"), 0),
     }
-
-
-def logits(model: onnx.ModelProto, samples: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options)
-    return np.concatenate([session.run(None, {INPUT: sample[None]})[0] for sample in samples])
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -30,6 +30,52 @@ GPU_MODES = tuple(
 )
 """Modes of the runtime ``cuda``: PyTorch on this machine's first NVIDIA GPU."""
 Kind = Literal["cpu", "gpu", "npu", "fpga", "asic"]
+Loop = Literal["B", "G", "K", "C", "F", "CF", "X", "Y"]
+
+
+class LoopMapping(BaseModel):
+    """How many steps of each loop of a layer an array takes at once; loops are filled up to multiples of that.
+
+    Loops of a convolution: batch ``B``; groups ``G``; output channels ``K`` and input channels ``C`` of a group; taps
+    of the window ``F``; width ``X`` and height ``Y`` of the output; ``CF`` are input channels and taps as one loop. A
+    matrix product has its rows in ``X``; pooling has its channels in ``G``.
+
+    Args:
+        macs_per_cycle: multiply-accumulates in a cycle when every loop is full.
+        at_once: steps by loop; 1 for a loop that is not named.
+        least_positions: so many positions take as long as fewer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    macs_per_cycle: float = Field(gt=0)
+    at_once: dict[Loop, int]
+    least_positions: int = Field(default=1, ge=1)
+
+
+class MacArray(BaseModel):
+    """An array of multipliers and the memories that feed it; one byte is a number.
+
+    Args:
+        mappings: of loops to the array; a layer takes the fastest.
+        bytes_per_cycle: of the memory that features come from, and weights where they have none of their own.
+        weight_bytes_per_cycle: of the memory that weights and other constants come from, at the same time.
+        outputs_per_cycle: elements that can leave in a cycle; None where only products cost anything.
+        native_dilation: a window dilated by this costs no more; zeros between other taps are multiplied; None where
+            they never are.
+        largest_stride: beyond, a convolution is made position by position.
+        burst_bytes: least that is fetched of a constant at once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mappings: tuple[LoopMapping, ...] = Field(min_length=1)
+    bytes_per_cycle: float = Field(gt=0)
+    weight_bytes_per_cycle: float | None = Field(default=None, gt=0)
+    outputs_per_cycle: float | None = Field(default=None, gt=0)
+    native_dilation: int | None = Field(default=None, ge=1)
+    largest_stride: int | None = Field(default=None, ge=1)
+    burst_bytes: int | None = Field(default=None, ge=1)
 
 
 class Device(BaseModel):
@@ -52,6 +98,7 @@ class Device(BaseModel):
     peak_macs_per_s: dict[str, float] = Field(default_factory=dict)
     bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
     memory_bytes: int | None = Field(default=None, gt=0)
+    array: MacArray | None = None
     provenance: Literal["measured", "simulated", "synthesised", "published"] = "measured"
 
     @property

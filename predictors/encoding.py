@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hardsight.device import MacArray
 from hardsight.graph import OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors.adders import COLUMNS as ADDER_COLUMNS
+from hardsight.predictors.arrays import array_costs
 from hardsight.predictors.features import (
     BANDWIDTH_BYTES_PER_S,
     CATEGORIES,
@@ -43,6 +45,9 @@ HELD = ("live", "working", "all weights", "all inputs", "constant")
 """What memory holds while a kernel runs: activations alive, what the kernel reads and writes, the graph's weights and
 inputs, all in bytes; and one."""
 PRIORS = (*ADDED, *HELD)
+OF_ARRAY = ("busy", "reached")
+"""Costs of a kernel on one array of multipliers, see `hardsight.predictors.arrays`; they stand after `PRIORS`, and add
+up."""
 
 
 _SUMMARY = len(CATEGORIES) + 12
@@ -67,7 +72,7 @@ class Encoded(NamedTuple):
     Args:
         rows: ``(v, f)`` features.
         priors: ``(v, len(PRIORS))`` what a kernel would cost by generic constants, repeats included; what memory
-            holds while it runs.
+            holds while it runs; then ``len(OF_ARRAY)`` more for each array.
         owner: ``(v,)`` which graph a kernel belongs to.
         n: number of graphs.
     """
@@ -78,13 +83,13 @@ class Encoded(NamedTuple):
     n: int
 
 
-def encode_graphs(graphs: Sequence[OperatorGraph]) -> Encoded:
+def encode_graphs(graphs: Sequence[OperatorGraph], arrays: Sequence[MacArray] = ()) -> Encoded:
     """`encode` of the graphs' kernels."""
-    return encode([kernels(graph) for graph in graphs])
+    return encode([kernels(graph) for graph in graphs], arrays)
 
 
-def encode(graphs: Sequence[Kernels]) -> Encoded:
-    """Features of the kernels of several graphs, in order."""
+def encode(graphs: Sequence[Kernels], arrays: Sequence[MacArray] = ()) -> Encoded:
+    """Features of the kernels of several graphs, in order; more of them where the devices have arrays."""
     sizes = np.array([len(g.kept) for g in graphs], dtype=np.int64)
     owner = np.repeat(np.arange(len(graphs)), sizes)
     raw = np.concatenate([g.raw for g in graphs])
@@ -138,6 +143,8 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
         _one_hot(c["activation"].astype(int), 7),
         _one_hot(c["pattern"].astype(int), len(PATTERNS) + 1),
     ]
+    on_arrays = [array_costs(c, category, array) for array in arrays]
+    own += [_of_array(c["macs"], *costs, array) for costs, array in zip(on_arrays, arrays, strict=True)]
     summary = np.concatenate(
         [
             _one_hot(category, len(CATEGORIES)),
@@ -204,7 +211,19 @@ def encode(graphs: Sequence[Kernels]) -> Encoded:
     held = np.stack(
         [c["live_bytes"], c["bytes_in"] + c["bytes_out"], weights, inputs, np.ones_like(prior)], axis=1
     )
-    return Encoded(rows, np.concatenate([priors, held], axis=1), owner, len(graphs))
+    on = [(c["repeats"] * cost)[:, None] for costs in on_arrays for cost in costs]
+    return Encoded(rows, np.concatenate([priors, held, *on], axis=1), owner, len(graphs))
+
+
+def _of_array(macs: FloatArray, busy: FloatArray, reached: FloatArray, array: MacArray) -> Array:
+    """Features of one array ``(v, 4)``: cycles, how full it is, and how much longer than it memory takes."""
+    full = macs / array.mappings[0].macs_per_cycle / np.maximum(busy, 1)
+    table: Array = np.stack(
+        [np.log1p(busy) * 0.1, np.log1p(reached) * 0.1, full, np.log((1 + reached) / (1 + busy)) * 0.1],
+        axis=1,
+        dtype=np.float32,
+    )
+    return table
 
 
 def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:

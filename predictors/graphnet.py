@@ -9,11 +9,13 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from hardsight.device import MacArray
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor, Target
+from hardsight.predictors.arrays import arrays_of
 from hardsight.predictors.blocks import in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
@@ -121,7 +123,8 @@ class GraphNetPredictor(Predictor):
     """Additive graph network for latency, cycles, energy, traffic, flash and logic.
 
     Every kernel costs prior · exp(network), where the prior is a non-negative mixture of generic costs (`PRIORS`: a
-    roofline, MACs, bytes, …), fitted per device and metric; a graph costs the sum plus a learned constant. So layers
+    roofline, MACs, bytes, …), fitted per device and metric, and of a device with an array of multipliers what its
+    array needs for the kernel; a graph costs the sum plus a learned constant. So layers
     sum to the total by construction, costs are positive, and a network deeper than any in training extrapolates.
     What a kernel's neighbours are is averaged once, before learning (SIGN, Frasca et al. 2020), so equal kernels in
     equal surroundings are computed once. All devices of the table share the network and differ in its last layer.
@@ -137,6 +140,7 @@ class GraphNetPredictor(Predictor):
         self.config = config or GraphNetConfig()
         self.heads: list[Target] = []
         self.ties: dict[Target, Tie] = {}
+        self.arrays: dict[str, MacArray] = {}
         self.members: list[Weights] = []
         self._last: _Ran | None = None
 
@@ -156,10 +160,11 @@ class GraphNetPredictor(Predictor):
         ]
         self.ties = proportional(table, targets)
         self.heads = [target for target in targets if target not in self.ties]
+        self.arrays = arrays_of(dict.fromkeys(device for device, _ in self.heads))
         self.members, self._last = [], None
         if self.heads:
             seeds = range(self.config.seed, self.config.seed + self.config.members)
-            self.members = [train(table, self.heads, self.config, seed) for seed in seeds]
+            self.members = [train(table, self.heads, self.config, seed, self.arrays) for seed in seeds]
         return self
 
     def _run(self, graphs: Sequence[OperatorGraph]) -> _Ran:
@@ -167,7 +172,7 @@ class GraphNetPredictor(Predictor):
             graphs
         ):  # graphs are equal where they are the same
             return self._last
-        encoded = encode_graphs(graphs)
+        encoded = encode_graphs(graphs, list(self.arrays.values()))
         ratios, hidden = zip(
             *(forward(w, encoded.rows, self.config.layers) for w in self.members), strict=True
         )
@@ -236,7 +241,8 @@ class GraphNetPredictor(Predictor):
             save_file({k: np.ascontiguousarray(v) for k, v in w.items()}, folder / f"member-{i}.safetensors")
         ties = [[*map(str, target), *map(str, tie.to), tie.factor] for target, tie in self.ties.items()]
         heads = [[device, str(metric)] for device, metric in self.heads]
-        return {"heads": heads, "ties": ties, "config": asdict(self.config)}
+        arrays = {device: array.model_dump() for device, array in self.arrays.items()}
+        return {"heads": heads, "ties": ties, "arrays": arrays, "config": asdict(self.config)}
 
     @classmethod
     def load_state(cls, folder: Path, meta: dict[str, Any]) -> Self:
@@ -247,6 +253,9 @@ class GraphNetPredictor(Predictor):
         made.ties = {
             (device, Metric(metric)): Tie((of, Metric(other)), factor)
             for device, metric, of, other, factor in meta["ties"]
+        }
+        made.arrays = {
+            device: MacArray.model_validate(array) for device, array in meta.get("arrays", {}).items()
         }
         made.members = [load_file(folder / f"member-{i}.safetensors") for i in range(made.config.members)]
         return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch_geometric.utils import scatter
 
+from hardsight.device import MacArray
 from hardsight.graph import OperatorGraph
 from hardsight.measurement import MeasurementTable
+from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Target
 from hardsight.predictors.descent import LEAST_SCALE, log_labels, one_cycle
-from hardsight.predictors.encoding import ADDED, PRIORS, columns_of, encode_graphs
+from hardsight.predictors.encoding import ADDED, OF_ARRAY, PRIORS, columns_of, encode_graphs
 from hardsight.predictors.features import IntArray
 from hardsight.predictors.graphnet import (
     MAX_LOG_RATIO,
@@ -33,6 +35,7 @@ from hardsight.predictors.support import learned_support
 _START_CONSTANT = 0.3  # of the smallest label
 _RIDGE = 0.03
 _LEAST_SHARE = 0.01
+_HELD = slice(len(ADDED), len(PRIORS))
 
 
 class CostNet(nn.Module):
@@ -83,10 +86,11 @@ class Corpus:
 
     Args:
         graphs: in the order of their numbers.
+        arrays: of the devices, see `hardsight.predictors.arrays`.
     """
 
-    def __init__(self, graphs: Sequence[OperatorGraph]) -> None:
-        encoded = encode_graphs(graphs)
+    def __init__(self, graphs: Sequence[OperatorGraph], arrays: Sequence[MacArray] = ()) -> None:
+        encoded = encode_graphs(graphs, arrays)
         table = np.ascontiguousarray(encoded.rows)
         opaque = table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1]))).ravel()
         _, first, inverse = np.unique(opaque, return_index=True, return_inverse=True)
@@ -96,16 +100,13 @@ class Corpus:
         for start, end in pairwise(ends):
             rows, at = np.unique(inverse.ravel()[start:end], return_inverse=True)
             priors = np.zeros((len(rows), encoded.priors.shape[1]))
-            added, held = np.hsplit(encoded.priors[start:end], [len(ADDED)])
-            np.add.at(priors[:, : len(ADDED)], at.ravel(), added)
-            np.maximum.at(priors[:, len(ADDED) :], at.ravel(), held)
+            own = encoded.priors[start:end]
+            np.add.at(priors, at.ravel(), own)
+            priors[:, _HELD] = 0
+            np.maximum.at(priors[:, _HELD], at.ravel(), own[:, _HELD])
             self.sums.append((rows, priors))
-        self.totals = np.stack(
-            [
-                np.concatenate([priors[:, : len(ADDED)].sum(axis=0), priors[:, len(ADDED) :].max(axis=0)])
-                for _, priors in self.sums
-            ]
-        )
+        self.totals = np.stack([priors.sum(axis=0) for _, priors in self.sums])
+        self.totals[:, _HELD] = [priors[:, _HELD].max(axis=0) for _, priors in self.sums]
 
     def batch(self, chosen: IntArray) -> Minibatch:
         """The graphs of these numbers."""
@@ -115,7 +116,13 @@ class Corpus:
         return Minibatch(rows, at.ravel(), np.concatenate([p for _, p in sums]), owner, len(chosen))
 
 
-def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, seed: int) -> Weights:
+def train(
+    table: MeasurementTable,
+    heads: list[Target],
+    config: GraphNetConfig,
+    seed: int,
+    arrays: Mapping[str, MacArray],
+) -> Weights:
     """Train one member.
 
     Args:
@@ -123,18 +130,19 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
         heads: one output each; a graph without a label above zero there is left out of that head's loss.
         config: size and schedule.
         seed: of initial weights, order and dropout.
+        arrays: of those devices that have one.
 
     Returns:
         Arrays by name, with the input normalisation as ``mean`` and ``scale``, the mixture of generic costs as
-        ``prior`` ``(len(PRIORS), heads)``, and what `hardsight.predictors.support` learned.
+        ``prior`` ``(len(PRIORS) + len(OF_ARRAY) * len(arrays), heads)``, and what `hardsight.predictors.support`
+        learned.
     """
     digests, target = log_labels(table, heads)
-    corpus = Corpus([table.graphs[d] for d in digests])
-    prior = np.zeros((len(PRIORS), len(heads)))
+    corpus = Corpus([table.graphs[d] for d in digests], list(arrays.values()))
+    prior = np.stack(
+        [_prior(corpus.totals, target[:, i], head, list(arrays)) for i, head in enumerate(heads)], axis=1
+    )
     peaks = np.array([metric in PEAKS for _, metric in heads])
-    for column, peak in enumerate(peaks):
-        of = slice(len(ADDED), None) if peak else slice(len(ADDED))
-        prior[of, column] = _mixture(corpus.totals[:, of], target[:, column])
     smallest = np.exp(np.nanmin(target, axis=0)).astype(np.float32)
     mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), LEAST_SCALE)
     x = torch.from_numpy(normalised(corpus.rows, mean, scale))
@@ -172,6 +180,32 @@ def train(table: MeasurementTable, heads: list[Target], config: GraphNetConfig, 
     return {**weights, **learned_support(forward(weights, corpus.rows, config.layers)[1], corpus.sums)}
 
 
+def _prior(totals: FloatArray, log_y: FloatArray, head: Target, on_arrays: Sequence[str]) -> FloatArray:
+    """Factors of the generic costs for one head: of those that are of its kind, and of its own device's array.
+
+    Where that array's cycles are asked for, they are the prior by themselves, with a little of the rest.
+    """
+    device, metric = head
+    of = np.arange(len(PRIORS))
+    of = of[_HELD] if metric in PEAKS else of[: len(ADDED)]
+    if device in on_arrays and metric not in PEAKS:
+        end = len(PRIORS) + len(OF_ARRAY) * (on_arrays.index(device) + 1)
+        of = np.append(of, np.arange(end - len(OF_ARRAY), end))
+    factors = np.zeros(totals.shape[1])
+    factors[of] = _mixture(totals[:, of], log_y)
+    if device in on_arrays and metric is Metric.CYCLES:
+        factors[of] = _LEAST_SHARE / _relative(totals[:, of], log_y).mean(axis=0)
+        factors[of[-1]] = 1.0
+    return factors
+
+
+def _relative(totals: FloatArray, log_y: FloatArray) -> FloatArray:
+    """Generic costs in units of the label, for graphs that have one ``(n, p)``."""
+    known = ~np.isnan(log_y)
+    scaled: FloatArray = totals[known] / np.exp(log_y[known])[:, None]
+    return scaled
+
+
 def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:
     """Non-negative factors of the generic costs ``(p,)`` whose mixture is nearest to the labels, relatively.
 
@@ -179,8 +213,7 @@ def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:
     """
     from scipy.optimize import nnls
 
-    known = ~np.isnan(log_y)
-    scaled = totals[known] / np.exp(log_y[known])[:, None]
+    scaled = _relative(totals, log_y)
     norms = np.maximum(scaled.mean(axis=0), np.finfo(float).tiny)
     rows = np.vstack([scaled / norms, _RIDGE * len(scaled) ** 0.5 * np.eye(len(norms))])
     shares, _ = nnls(rows, np.concatenate([np.ones(len(scaled)), np.zeros(len(norms))]))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class Recipe:
         families: generator names; empty means all.
         per_family: graphs of each; four times as many of those that teach single operators.
         int8: add a statically quantized twin of each graph.
+        mixed: add a twin of which only some layers are quantized.
         seed: of the generators.
         budget_s: time for the repeats of one label.
 
@@ -60,6 +62,7 @@ class Recipe:
     families: tuple[str, ...] = ()
     per_family: int = 30
     int8: bool = True
+    mixed: bool = False
     seed: int = 0
     budget_s: float = 0.6
 
@@ -99,7 +102,7 @@ class Builder:
             _write(path, text.encode())
             return
         try:
-            begun = dict(json.loads(path.read_text()))
+            begun = asdict(Recipe()) | json.loads(path.read_text())  # an older one lacks newer settings
         except (ValueError, TypeError) as error:
             raise StorageError(f"{path} is damaged; delete {self.folder} or give another folder") from error
         differing = [
@@ -127,7 +130,7 @@ class Builder:
         return sorted(share, key=share.__getitem__)
 
     def generate(self, progress: Progress | None = None) -> None:
-        """Write every graph of the recipe (and its quantized twin) that is not there yet."""
+        """Write every graph of the recipe (and its quantized twins) that is not there yet."""
         members = self._members()
         for done, (name, index) in enumerate(members):
             if progress:
@@ -138,7 +141,7 @@ class Builder:
             progress("graphs", len(members), len(members))
 
     def _generate_one(self, family: Family, index: int) -> None:
-        from hardsight.datasets.quantize import quantize_static
+        from hardsight.datasets.quantize import quantize_some, quantize_static
         from hardsight.datasets.weights import fill_weights, strip_weights
         from hardsight.ingest import read_onnx
 
@@ -146,29 +149,42 @@ class Builder:
         model = family.sample(rng)
         record: dict[str, Any] = {"family": family.name, "fp32": read_onnx(model).digest}
         _write(self._graphs / f"{record['fp32']}.onnx", model.SerializeToString())
-        if self.recipe.int8:
+        twins = {
+            "int8": quantize_static if self.recipe.int8 else None,
+            "mixed": partial(quantize_some, rng=rng) if self.recipe.mixed else None,
+        }
+        for kind, quantize in twins.items():
+            if quantize is None:
+                continue
             try:
-                quantized = strip_weights(quantize_static(fill_weights(model)))
-                record["int8"] = read_onnx(quantized).digest
-                _write(self._graphs / f"{record['int8']}.onnx", quantized.SerializeToString())
+                quantized = strip_weights(quantize(fill_weights(model)))
+                record[kind] = read_onnx(quantized).digest
+                _write(self._graphs / f"{record[kind]}.onnx", quantized.SerializeToString())
             except HardsightError as error:
-                record["int8_failed"] = str(error)
+                record[f"{kind}_failed"] = str(error)
         _write(self._graphs / f"{family.name}-{index}.json", json.dumps(record).encode())
 
     def stored(self) -> list[StoredGraph]:
         """Graphs generated so far, each digest once, families in turn."""
         found: dict[str, StoredGraph] = {}
-        for family, index in self._members():
-            path = self._graphs / f"{family}-{index}.json"
-            if not path.exists():
-                continue
-            record = json.loads(path.read_text())
-            for key, twin in (("fp32", ""), ("int8", record["fp32"])):
-                digest = record.get(key)
+        for record in self._records():
+            for kind, twin in (("fp32", ""), ("int8", record["fp32"]), ("mixed", record["fp32"])):
+                digest = record.get(kind)
                 if digest and digest not in found:
                     data = (self._graphs / f"{digest}.onnx").read_bytes()
                     found[digest] = StoredGraph(digest, record["family"], twin, data)
         return list(found.values())
+
+    def mixed(self) -> set[str]:
+        """Digests of twins of which only some layers are quantized; the others are what an int8 mode makes."""
+        records = list(self._records())
+        return {r["mixed"] for r in records if "mixed" in r} - {r.get("int8") for r in records}
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        for family, index in self._members():
+            path = self._graphs / f"{family}-{index}.json"
+            if path.exists():
+                yield json.loads(path.read_text())
 
     # -- labels ---------------------------------------------------------------------------------
 
@@ -505,7 +521,7 @@ def _in_words(key: str, value: Any) -> tuple[str, str]:
         if not value:
             return "all families", "no --family"
         return f"the families {' and '.join(value)}", " ".join(f"--family {name}" for name in value)
-    if key == "int8":
-        return ("int8", "--int8") if value else ("no int8", "--no-int8")
+    if key in ("int8", "mixed"):
+        return (key, f"--{key}") if value else (f"no {key}", f"--no-{key}")
     flag = key.replace("_", "-")
     return f"{flag} {value}", f"--{flag} {value}"

@@ -21,7 +21,8 @@ def pack(
 
     On an ``int8-…`` mode of a runtime that quantizes with our static quantization, a float graph and its
     quantized twin both have the twin's label on the ``fp32-…`` mode of the same threads: the same file, run the
-    same way. What a builder could not label is no failure where another labelled it.
+    same way. A twin of which only some layers are quantized runs there as it is, too, but is not what that mode makes
+    of the float graph. What a builder could not label is no failure where another labelled it.
 
     Args:
         builders: graphs and journals.
@@ -36,6 +37,7 @@ def pack(
     failures: dict[tuple[str, str, str], str] = {}  # of a metric, or where that is empty of the whole cell
     for builder in builders:
         own = {g.digest: g for g in builder.stored()}
+        mixed = builder.mixed()
         graphs.update(own)
         first, again = rounds(builder.journal)
         half_widths = repeatability(first, again)
@@ -52,7 +54,7 @@ def pack(
             labels[m.digest, device, m.metric] = m
             if (original := own[m.digest].twin) and "/fp32-" in device:
                 mode = device.replace("/fp32-", "/int8-")
-                for digest in (m.digest, original):
+                for digest in (m.digest,) if m.digest in mixed else (m.digest, original):
                     labels[digest, mode, m.metric] = replace(m, device=mode, digest=digest)
         for (digest, device), reason in builder.journal.failures().items():
             if digest in own:

@@ -1,4 +1,4 @@
-"""An INT8 twin of a float model, by ONNX Runtime's own static quantization."""
+"""INT8 twins of a float model, whole or in part, by ONNX Runtime's own static quantization."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from hardsight.datasets.layers import find_layers, name_nodes
 from hardsight.errors import BackendError, ModelError
 
 _WARNING, _FATAL = 2, 4  # ONNX Runtime's severities; the first is its default, which cannot be asked for
@@ -110,6 +111,39 @@ def quantize_static(
         raise ModelError(f"'{name}' has no operator that ONNX Runtime quantizes; measure it in float")
     result.graph.name = name
     return result
+
+
+def quantize_some(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
+    """Quantize some layers of a model, and leave at least one in float.
+
+    How many is drawn evenly; which, with even odds: any of them, or a run of neighbours, as where the first and the
+    last stay in float. An operator between layers is quantized where every layer that feeds it is.
+
+    Args:
+        model: with its weights and fixed input shapes.
+        rng: draws the layers.
+
+    Returns:
+        a new model in QDQ form.
+
+    Raises:
+        ModelError: when there are fewer than two layers, or the model cannot be run.
+        BackendError: when ONNX Runtime's quantization is not installed or fails on it.
+    """
+    ready = name_nodes(prepare(model))
+    layers = find_layers(ready)
+    total = len(layers)
+    if total < 2:
+        raise ModelError(
+            f"'{model.graph.name}' has {total} of the two or more layers of which some can be quantized; "
+            "quantize it whole"
+        )
+    count = int(rng.integers(1, total))
+    if rng.random() < 0.5:
+        chosen = rng.permutation(total)[:count]
+    else:
+        chosen = rng.integers(total - count + 1) + np.arange(count)
+    return quantize_static(ready, nodes=layers.nodes(frozenset(chosen.tolist())))
 
 
 def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, npt.NDArray[Any]]:

@@ -44,6 +44,10 @@ def build(
     int8: Annotated[
         bool, typer.Option("--int8/--no-int8", help="Also measure each network quantized.")
     ] = True,
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed/--no-mixed", help="Also measure each network with only some layers quantized."),
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the generators.")] = 0,
     limit: Annotated[
         str | None,
@@ -76,7 +80,7 @@ def build(
     from hardsight.jobs import build_dataset, summarise_dataset
     from hardsight.units import parse_quantity
 
-    recipe = Recipe(families=tuple(families or ()), per_family=per_family, int8=int8, seed=seed)
+    recipe = Recipe(families=tuple(families or ()), per_family=per_family, int8=int8, mixed=mixed, seed=seed)
     time_limit_s = parse_quantity(limit, "s") if limit else float("inf")
     with progress_bars() as progress:
         built = build_dataset(

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from hardsight.datasets.layers import Layers, find_layers, name_nodes
 from hardsight.datasets.quantize import Feeds, prepare, quantize_static
 from hardsight.errors import ModelError
-from hardsight.nas.mixed_precision.layers import Layers, find_layers, name_nodes
 
 Choice = tuple[int, ...]
 """Index of each layer's precision."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,37 @@ def test_twins_label_the_int8_mode_of_their_float_graph(tmp_path: Path) -> None:
         own = latency[twin.digest, "host/onnxruntime/fp32-t1"]
         assert latency[twin.digest, "host/onnxruntime/int8-t1"] == own
         assert latency[twin.twin, "host/onnxruntime/int8-t1"] == own
+
+
+def test_a_mixed_twin_is_measured_as_it_is_and_is_not_what_the_int8_mode_makes(tmp_path: Path) -> None:
+    recipe = Recipe(families=("mlp",), per_family=4)
+    plain = built(tmp_path / "plain", recipe)
+    builder = built(tmp_path / "mixed", replace(recipe, mixed=True))
+    graphs = {g.digest: g for g in builder.stored()}
+    whole = {g.digest for g in plain.stored()}
+    assert set(graphs) == whole | builder.mixed()  # what there was before is the same
+    mixed = builder.mixed()
+    assert len(mixed) >= 3
+    assert not mixed & whole
+    assert {graphs[digest].twin for digest in mixed} <= {d for d, g in graphs.items() if not g.twin}
+    builder.measure([(FakeProfiler(), DEVICE)])
+    latency = builder.pack().rows.set_index(["digest", "device"])["value"]
+    plain.measure([(FakeProfiler(), DEVICE)])
+    before = plain.pack().rows.set_index(["digest", "device"])["value"]
+    assert latency[before.index].equals(before)
+    added = latency.drop(before.index)
+    for digest in mixed:
+        of_its_own = added.pop((digest, "host/onnxruntime/fp32-t1"))
+        assert added.pop((digest, "host/onnxruntime/int8-t1")) == of_its_own
+    assert added.empty
+
+
+def test_a_mixed_twin_alone_is_no_label_of_its_float_graph(tmp_path: Path) -> None:
+    builder = built(tmp_path, Recipe(families=("mlp",), per_family=3, int8=False, mixed=True))
+    builder.measure([(FakeProfiler(), DEVICE)])
+    table = builder.pack()
+    assert builder.mixed()
+    assert set(table.select(device="host/onnxruntime/int8-t1").digests) == builder.mixed()
 
 
 def test_a_failing_graph_costs_its_cell_and_is_counted(tmp_path: Path) -> None:
@@ -240,6 +272,17 @@ def test_another_recipe_in_the_same_folder_is_refused_in_words(tmp_path: Path) -
     )
     with pytest.raises(InputError, match="the families mlp, no int8; give --family mlp --no-int8 or another"):
         Builder(tmp_path, Recipe(per_family=3))
+
+
+def test_a_folder_begun_before_a_setting_was_there_had_its_default(tmp_path: Path) -> None:
+    Builder(tmp_path, RECIPE)
+    path = tmp_path / "work" / "recipe.json"
+    begun = json.loads(path.read_text())
+    del begun["mixed"]
+    path.write_text(json.dumps(begun))
+    Builder(tmp_path, RECIPE)
+    with pytest.raises(InputError, match="was begun with no mixed; give --no-mixed or another folder"):
+        Builder(tmp_path, replace(RECIPE, mixed=True))
 
 
 def test_an_unknown_family_is_refused_before_anything_is_written() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from onnx import TensorProto, helper
 
 from hardsight.datasets.builder import OnnxBuilder
 from hardsight.datasets.families import FAMILIES, Family
-from hardsight.datasets.quantize import quantize_static, random_feeds
+from hardsight.datasets.layers import LAYER_TYPES
+from hardsight.datasets.quantize import quantize_some, quantize_static, random_feeds
 from hardsight.datasets.weights import fill_weights, strip_weights
 from hardsight.errors import BackendError, ModelError
 from hardsight.ingest import read_onnx
@@ -60,6 +62,38 @@ def test_a_twin_can_be_stripped_and_filled_again(tmp_path: Path) -> None:
     graph = read_onnx(twin)
     assert graph.digest != read_onnx(tiny()).digest
     assert "QLinearConv" in executed(fill_weights(twin), tmp_path)
+
+
+def in_int8(model: onnx.ModelProto) -> list[bool]:
+    """Of every layer in turn, whether it reads what is quantized."""
+    quantized = {out for n in model.graph.node if n.op_type == "DequantizeLinear" for out in n.output}
+    layers = (n for n in model.graph.node if n.op_type in LAYER_TYPES)
+    return [quantized.issuperset(n.input[:2]) for n in layers]
+
+
+def deep(layers: int) -> onnx.ModelProto:
+    net = OnnxBuilder("deep")
+    x = net.input("x", (1, 8))
+    for _ in range(layers):
+        x = net.relu(net.linear(x, 8))
+    net.output(x)
+    return fill_weights(net.model())
+
+
+def test_some_layers_are_quantized_in_runs_and_at_random() -> None:
+    model = deep(6)
+    assert in_int8(quantize_static(model)) == [True] * 6
+    drawn = [in_int8(quantize_some(model, np.random.default_rng(seed))) for seed in range(24)]
+    assert {sum(layers) for layers in drawn} == {1, 2, 3, 4, 5}
+    switches = [sum(a != b for a, b in pairwise(layers)) for layers in drawn]
+    assert min(switches) == 1  # a run at one end
+    assert max(switches) > 2  # no run
+    assert in_int8(quantize_some(model, np.random.default_rng(3))) == drawn[3]
+
+
+def test_a_layer_alone_cannot_be_quantized_in_part() -> None:
+    with pytest.raises(ModelError, match="'deep' has 1 of the two or more layers"):
+        quantize_some(deep(1), np.random.default_rng(0))
 
 
 def test_calibration_samples_set_the_ranges() -> None:

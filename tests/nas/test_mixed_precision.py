@@ -13,6 +13,7 @@ import pytest
 import hardsight as hs
 from hardsight import predictors
 from hardsight.datasets.builder import OnnxBuilder
+from hardsight.datasets.layers import find_layers, name_nodes
 from hardsight.datasets.quantize import quantize_static
 from hardsight.datasets.weights import fill_weights
 from hardsight.device import get_device
@@ -29,7 +30,6 @@ from hardsight.metrics import Metric
 from hardsight.nas.data import DataSpec
 from hardsight.nas.mixed_precision import run as whole
 from hardsight.nas.mixed_precision.costs import SENSITIVITY, WholeNetworks, layer_costs
-from hardsight.nas.mixed_precision.layers import find_layers, name_nodes
 from hardsight.nas.mixed_precision.precisions import precisions_of
 from hardsight.nas.mixed_precision.quantizers import QdqQuantizer, WeightQuantizer, round_weight
 from hardsight.nas.mixed_precision.samples import Samples, doubts, load_samples, quality

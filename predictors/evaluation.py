@@ -13,6 +13,7 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor
+from hardsight.predictors.arrays import arrays_of
 from hardsight.predictors.conformal import quantile, split_families
 from hardsight.predictors.encoding import SCHEMA
 from hardsight.predictors.scale import conformity, widened
@@ -70,7 +71,8 @@ def _fold_files(table: MeasurementTable, folds: Sequence[Sequence[str]], folder:
     files = []
     for i, fold in enumerate(folds):
         held = sorted(d for d in table.digests if table.families.get(d) in set(fold))
-        tag = hashlib.sha256(repr((SCHEMA, table.labels_digest, held)).encode()).hexdigest()[:12]
+        seen = (SCHEMA, arrays_of(table.devices), table.labels_digest, held)
+        tag = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
         files.append(folder / f"{i}-{tag}.parquet")
     return files
 

@@ -70,26 +70,50 @@ class GraphNetConfig:
 
 def normalised(rows: Array, mean: Array, scale: Array) -> Array:
     """Standardised features, cut off where training has seen nothing: beyond, the prior extrapolates alone."""
-    cut: Array = (rows - mean) / scale
+    cut: Array = rows - mean
+    cut /= scale
     np.maximum(cut, -MAX_SIGMA, out=cut)
     return np.minimum(cut, MAX_SIGMA, out=cut)
 
 
 def forward(w: Weights, rows: Array, layers: int) -> tuple[FloatArray, Array]:
-    """Logarithm of cost over prior for each kernel and head ``(v, heads)``, and the last hidden layer ``(v, hidden)``.
+    """`forward_all` of one network: ``(v, heads)`` and ``(v, hidden)``."""
+    ratios, hidden = forward_all([w], rows, layers)
+    return ratios[0], hidden
+
+
+def forward_all(members: Sequence[Weights], rows: Array, layers: int) -> tuple[list[FloatArray], Array]:
+    """Logarithm of cost over prior for each kernel and head, of each member ``(v, heads)``.
 
     h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(Wₗ hₗ + bₗ). Neighbours are in x (see `hardsight.predictors.encoding`).
+
+    Args:
+        members: networks that learned from the same rows, so that these are standardised once.
+        rows: ``(v, f)``.
+        layers: residual layers.
+
+    Returns:
+        That, and the last hidden layer of the first member ``(v, hidden)``.
     """
+    first = members[0]
 
-    def both(x: Array) -> Array:
-        h = _relu(normalised(x, w["mean"], w["scale"]) @ w["enter.weight"].T, w["enter.bias"])
-        for i in range(layers):
-            h += _relu(h @ w[f"middle.{i}.weight"].T, w[f"middle.{i}.bias"])
-        return np.concatenate([h @ w["leave.weight"].T + w["leave.bias"], h], axis=1)
+    def all_of(x: Array) -> Array:
+        x = normalised(x, first["mean"], first["scale"])
+        hidden = [_hidden(w, x, layers) for w in members]
+        leaves = [h @ w["leave.weight"].T + w["leave.bias"] for w, h in zip(members, hidden, strict=True)]
+        return np.concatenate([*leaves, hidden[0]], axis=-1)
 
-    heads = len(w["leave.bias"])
-    found = in_blocks(both, rows)
-    return np.clip(found[:, :heads], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64), found[:, heads:]
+    heads = len(first["leave.bias"])
+    found = in_blocks(all_of, rows)
+    ratios = np.clip(found[:, : heads * len(members)], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
+    return np.split(ratios, len(members), axis=1), found[:, heads * len(members) :]
+
+
+def _hidden(w: Weights, x: Array, layers: int) -> Array:
+    h = _relu(x @ w["enter.weight"].T, w["enter.bias"])
+    for i in range(layers):
+        h += _relu(h @ w[f"middle.{i}.weight"].T, w[f"middle.{i}.bias"])
+    return h
 
 
 def _relu(x: Array, bias: Array) -> Array:
@@ -168,10 +192,8 @@ class GraphNetPredictor(Predictor):
         ):  # graphs are equal where they are the same
             return self._last
         encoded = encode_graphs(graphs)
-        ratios, hidden = zip(
-            *(forward(w, encoded.rows, self.config.layers) for w in self.members), strict=True
-        )
-        self._last = _Ran(list(graphs), encoded, list(ratios), novelty(self.members[0], encoded, hidden[0]))
+        ratios, hidden = forward_all(self.members, encoded.rows, self.config.layers)
+        self._last = _Ran(list(graphs), encoded, ratios, novelty(self.members[0], encoded, hidden))
         return self._last
 
     def _costs(self, ran: _Ran, target: Target) -> tuple[FloatArray, FloatArray]:
@@ -248,5 +270,7 @@ class GraphNetPredictor(Predictor):
             (device, Metric(metric)): Tie((of, Metric(other)), factor)
             for device, metric, of, other, factor in meta["ties"]
         }
-        made.members = [load_file(folder / f"member-{i}.safetensors") for i in range(made.config.members)]
+        files = [folder / f"member-{i}.safetensors" for i in range(made.config.members)]
+        # In Fortran's order a transposed weight, which `forward` multiplies by, needs no packing.
+        made.members = [{k: np.asfortranarray(v) for k, v in load_file(file).items()} for file in files]
         return made

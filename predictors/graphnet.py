@@ -14,7 +14,7 @@ from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor, Target
-from hardsight.predictors.blocks import in_blocks
+from hardsight.predictors.blocks import distinct, in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
 from hardsight.predictors.support import novelty
@@ -116,6 +116,14 @@ def _hidden(w: Weights, x: Array, layers: int) -> Array:
     return h
 
 
+def _laid_out(w: Weights) -> Weights:
+    """In Fortran's order, so that transposed weights, by which rows are multiplied, lie as the product wants them.
+
+    Of fresh weights as of saved ones: the last bit of a product may depend on it.
+    """
+    return {name: np.asfortranarray(array) for name, array in w.items()}
+
+
 def _relu(x: Array, bias: Array) -> Array:
     """relu(x + bias), in the place of ``x``."""
     x += bias
@@ -183,7 +191,7 @@ class GraphNetPredictor(Predictor):
         self.members, self._last = [], None
         if self.heads:
             seeds = range(self.config.seed, self.config.seed + self.config.members)
-            self.members = [train(table, self.heads, self.config, seed) for seed in seeds]
+            self.members = [_laid_out(train(table, self.heads, self.config, seed)) for seed in seeds]
         return self
 
     def _run(self, graphs: Sequence[OperatorGraph]) -> _Ran:
@@ -192,8 +200,10 @@ class GraphNetPredictor(Predictor):
         ):  # graphs are equal where they are the same
             return self._last
         encoded = encode_graphs(graphs)
-        ratios, hidden = forward_all(self.members, encoded.rows, self.config.layers)
-        self._last = _Ran(list(graphs), encoded, ratios, novelty(self.members[0], encoded, hidden))
+        first, which = distinct(encoded.rows)
+        ratios, hidden = forward_all(self.members, encoded.rows[first], self.config.layers)
+        away = novelty(self.members[0], encoded, hidden, which)
+        self._last = _Ran(list(graphs), encoded, [of[which] for of in ratios], away)
         return self._last
 
     def _costs(self, ran: _Ran, target: Target) -> tuple[FloatArray, FloatArray]:
@@ -271,6 +281,5 @@ class GraphNetPredictor(Predictor):
             for device, metric, of, other, factor in meta["ties"]
         }
         files = [folder / f"member-{i}.safetensors" for i in range(made.config.members)]
-        # In Fortran's order a transposed weight, which `forward` multiplies by, needs no packing.
-        made.members = [{k: np.asfortranarray(v) for k, v in load_file(file).items()} for file in files]
+        made.members = [_laid_out(load_file(file)) for file in files]
         return made

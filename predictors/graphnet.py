@@ -16,7 +16,7 @@ from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
 from hardsight.predictors._base import Predictor, Target
 from hardsight.predictors.arrays import arrays_of
-from hardsight.predictors.blocks import in_blocks
+from hardsight.predictors.blocks import distinct, in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
 from hardsight.predictors.kernels import Array, kernels
 from hardsight.predictors.support import novelty
@@ -72,26 +72,58 @@ class GraphNetConfig:
 
 def normalised(rows: Array, mean: Array, scale: Array) -> Array:
     """Standardised features, cut off where training has seen nothing: beyond, the prior extrapolates alone."""
-    cut: Array = (rows - mean) / scale
+    cut: Array = rows - mean
+    cut /= scale
     np.maximum(cut, -MAX_SIGMA, out=cut)
     return np.minimum(cut, MAX_SIGMA, out=cut)
 
 
 def forward(w: Weights, rows: Array, layers: int) -> tuple[FloatArray, Array]:
-    """Logarithm of cost over prior for each kernel and head ``(v, heads)``, and the last hidden layer ``(v, hidden)``.
+    """`forward_all` of one network: ``(v, heads)`` and ``(v, hidden)``."""
+    ratios, hidden = forward_all([w], rows, layers)
+    return ratios[0], hidden
+
+
+def forward_all(members: Sequence[Weights], rows: Array, layers: int) -> tuple[list[FloatArray], Array]:
+    """Logarithm of cost over prior for each kernel and head, of each member ``(v, heads)``.
 
     h₀ = relu(W x + b); hₗ₊₁ = hₗ + relu(Wₗ hₗ + bₗ). Neighbours are in x (see `hardsight.predictors.encoding`).
+
+    Args:
+        members: networks that learned from the same rows, so that these are standardised once.
+        rows: ``(v, f)``.
+        layers: residual layers.
+
+    Returns:
+        That, and the last hidden layer of the first member ``(v, hidden)``.
     """
+    first = members[0]
 
-    def both(x: Array) -> Array:
-        h = _relu(normalised(x, w["mean"], w["scale"]) @ w["enter.weight"].T, w["enter.bias"])
-        for i in range(layers):
-            h += _relu(h @ w[f"middle.{i}.weight"].T, w[f"middle.{i}.bias"])
-        return np.concatenate([h @ w["leave.weight"].T + w["leave.bias"], h], axis=1)
+    def all_of(x: Array) -> Array:
+        x = normalised(x, first["mean"], first["scale"])
+        hidden = [_hidden(w, x, layers) for w in members]
+        leaves = [h @ w["leave.weight"].T + w["leave.bias"] for w, h in zip(members, hidden, strict=True)]
+        return np.concatenate([*leaves, hidden[0]], axis=-1)
 
-    heads = len(w["leave.bias"])
-    found = in_blocks(both, rows)
-    return np.clip(found[:, :heads], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64), found[:, heads:]
+    heads = len(first["leave.bias"])
+    found = in_blocks(all_of, rows)
+    ratios = np.clip(found[:, : heads * len(members)], -MAX_LOG_RATIO, MAX_LOG_RATIO).astype(np.float64)
+    return np.split(ratios, len(members), axis=1), found[:, heads * len(members) :]
+
+
+def _hidden(w: Weights, x: Array, layers: int) -> Array:
+    h = _relu(x @ w["enter.weight"].T, w["enter.bias"])
+    for i in range(layers):
+        h += _relu(h @ w[f"middle.{i}.weight"].T, w[f"middle.{i}.bias"])
+    return h
+
+
+def _laid_out(w: Weights) -> Weights:
+    """In Fortran's order, so that transposed weights, by which rows are multiplied, lie as the product wants them.
+
+    Of fresh weights as of saved ones: the last bit of a product may depend on it.
+    """
+    return {name: np.asfortranarray(array) for name, array in w.items()}
 
 
 def _relu(x: Array, bias: Array) -> Array:
@@ -164,7 +196,9 @@ class GraphNetPredictor(Predictor):
         self.members, self._last = [], None
         if self.heads:
             seeds = range(self.config.seed, self.config.seed + self.config.members)
-            self.members = [train(table, self.heads, self.config, seed, self.arrays) for seed in seeds]
+            self.members = [
+                _laid_out(train(table, self.heads, self.config, seed, self.arrays)) for seed in seeds
+            ]
         return self
 
     def _run(self, graphs: Sequence[OperatorGraph]) -> _Ran:
@@ -173,10 +207,10 @@ class GraphNetPredictor(Predictor):
         ):  # graphs are equal where they are the same
             return self._last
         encoded = encode_graphs(graphs, list(self.arrays.values()))
-        ratios, hidden = zip(
-            *(forward(w, encoded.rows, self.config.layers) for w in self.members), strict=True
-        )
-        self._last = _Ran(list(graphs), encoded, list(ratios), novelty(self.members[0], encoded, hidden[0]))
+        first, which = distinct(encoded.rows)
+        ratios, hidden = forward_all(self.members, encoded.rows[first], self.config.layers)
+        away = novelty(self.members[0], encoded, hidden, which)
+        self._last = _Ran(list(graphs), encoded, [of[which] for of in ratios], away)
         return self._last
 
     def _costs(self, ran: _Ran, target: Target) -> tuple[FloatArray, FloatArray]:
@@ -257,5 +291,6 @@ class GraphNetPredictor(Predictor):
         made.arrays = {
             device: MacArray.model_validate(array) for device, array in meta.get("arrays", {}).items()
         }
-        made.members = [load_file(folder / f"member-{i}.safetensors") for i in range(made.config.members)]
+        files = [folder / f"member-{i}.safetensors" for i in range(made.config.members)]
+        made.members = [_laid_out(load_file(file)) for file in files]
         return made

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hardsight.graph import Attribute, Operator, OperatorGraph
+from hardsight.graph import Operator, OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors import adders
 from hardsight.predictors.features import CATEGORIES, TYPES, IntArray, category_of
@@ -94,7 +94,8 @@ def _wiring(operators: Sequence[Operator], merged: Sequence[bool]) -> tuple[list
     """Operators that read an input of the graph, and `Kernels.edges`."""
     made_by: list[int] = []  # the kernel behind each operator's output; -1 for the graph's inputs
     from_input: list[int] = []
-    pairs: set[tuple[int, int]] = set()
+    pairs: set[int] = set()  # n times the producer, plus the consumer
+    n = len(operators)
     k = 0
     for i, op in enumerate(operators):
         if merged[i]:
@@ -105,10 +106,10 @@ def _wiring(operators: Sequence[Operator], merged: Sequence[bool]) -> tuple[list
             if producer < 0 or made_by[producer] < 0:
                 from_input.append(i)
             else:
-                pairs.add((made_by[producer], k))
+                pairs.add(n * made_by[producer] + k)
         made_by.append(k)
         k += 1
-    return from_input, np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
+    return from_input, np.stack(np.divmod(np.array(sorted(pairs), dtype=np.int64), max(n, 1)))
 
 
 def _around(
@@ -135,19 +136,16 @@ def _around(
     return table.T
 
 
-def _integers(value: Attribute | None) -> list[int]:
-    return [v for v in value if isinstance(v, int)] if isinstance(value, tuple) else []
-
-
-def _window(attributes: Mapping[str, Attribute]) -> tuple[int, int, int, int, int]:
-    """Area, longest side, stride, dilation and rank of a sliding window."""
-    kernel = _integers(attributes.get("kernel_shape"))
+def _window(attributes: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
+    """Area, longest side, stride, dilation and rank of a sliding window; reading has dropped what is no number."""
+    kernel = attributes["kernel_shape"]
     if not kernel:
         return _NO_WINDOW
-    strides, dilations = (_integers(attributes.get(name)) for name in ("strides", "dilations"))
-    return prod(kernel), max(kernel), max(strides, default=1), max(dilations, default=1), len(kernel)
+    stride, dilation = max(attributes.get("strides") or _ONE), max(attributes.get("dilations") or _ONE)
+    return prod(kernel), max(kernel), stride, dilation, len(kernel)
 
 
+_ONE = (1,)
 _NO_WINDOW = (1, 1, 1, 1, 0)
 
 

@@ -42,11 +42,18 @@ def learned_support(hidden: Array, graphs: Iterable[tuple[IntArray, FloatArray]]
     return {**support, "support.limit": np.array([np.quantile(own, _USUAL)], np.float32)}
 
 
-def novelty(w: Mapping[str, Array], encoded: Encoded, hidden: Array) -> FloatArray:
-    """Distance of each graph from training ``(n,)``, in units of what 99 % of the training graphs stay below."""
+def novelty(w: Mapping[str, Array], encoded: Encoded, hidden: Array, which: IntArray) -> FloatArray:
+    """Distance of each graph from training ``(n,)``, in units of what 99 % of the training graphs stay below.
+
+    Args:
+        w: with the arrays of `learned_support`.
+        encoded: kernels of the graphs.
+        hidden: last hidden layer of the distinct ones ``(u, hidden)``.
+        which: of these each kernel is ``(v,)``.
+    """
     time = encoded.priors[:, _TIME]
     total = np.bincount(encoded.owner, weights=time, minlength=encoded.n)
-    away = np.bincount(encoded.owner, weights=time * _distances(w, hidden), minlength=encoded.n)
+    away = np.bincount(encoded.owner, weights=time * _distances(w, hidden)[which], minlength=encoded.n)
     return np.asarray(away / np.maximum(total, 1e-12) / float(w["support.limit"][0]), dtype=np.float64)
 
 

@@ -177,7 +177,7 @@ class _Flattener:
 
     def _check(self, tensor: TensorProto) -> None:
         dims = tuple(tensor.dims)
-        if len(dims) > MAX_RANK or any(dim < 0 for dim in dims) or elements(dims) > MAX_ELEMENTS:
+        if len(dims) > MAX_RANK or min(dims, default=0) < 0 or elements(dims) > MAX_ELEMENTS:
             raise ModelError(
                 f"weight {quoted(tensor.name)} of {quoted(self._model)} has the impossible shape "
                 f"({listed(dims)}); export the model again"

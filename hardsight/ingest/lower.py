@@ -184,13 +184,7 @@ class _Lowering:
 
     def _held_widths(self) -> dict[str, int]:
         """Narrow width of each tensor that only quantizers read; one walk against the flow."""
-        widths: dict[str, set[int]] = {value.name: {0} for value in self._flat.outputs}
-        found: dict[str, int] = {}
-
-        def width(name: str) -> int:
-            seen = widths.get(name, set())
-            return next(iter(seen)) if len(seen) == 1 else 0
-
+        widths = {value.name: 0 for value in self._flat.outputs}
         for node in reversed(self._flat.nodes):
             op_type, outputs = node.op_type, node.outputs
             passes = op_type in _PASSING
@@ -204,14 +198,11 @@ class _Lowering:
                 elif index == 0 and op_type in _FAKE_QUANTIZERS:
                     bits = self._fake_bits(node) or 0
                 elif passes and outputs:
-                    bits = width(outputs[0])
-                widths.setdefault(name, set()).add(bits)
+                    bits = widths.get(outputs[0], 0)
+                if widths.setdefault(name, bits) != bits:  # its readers disagree
+                    widths[name] = 0
         self._read = set(widths)
-        for name in widths:
-            bits = width(name)
-            if bits:
-                found[name] = bits
-        return found
+        return {name: bits for name, bits in widths.items() if bits}
 
     def _number(self, name: str) -> float | None:
         """The single number that a constant holds, where its value is known."""

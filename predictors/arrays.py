@@ -119,8 +119,9 @@ def _up(length: FloatArray, multiple: int) -> FloatArray:
 def _memory(
     c: Mapping[str, FloatArray], category: IntArray, elements: FloatArray, array: MacArray
 ) -> FloatArray:
-    """Cycles for reading and writing everything once, a byte for each number ``(v,)``."""
-    weights = c["bytes_weights"] * 8 / np.maximum(c["weight_bits"], 1)
+    """Cycles for reading and writing everything, a byte for each number ``(v,)``."""
+    fetches = np.where(category == _RECURRENT, np.maximum(c["axis"], 1), 1)  # at every step
+    weights = fetches * c["bytes_weights"] * 8 / np.maximum(c["weight_bits"], 1)
     features = c["bytes_in"] * 8 / np.maximum(c["in_bits"], 1) + c["bytes_out"] * 8 / np.maximum(
         c["out_bits"], 1
     )

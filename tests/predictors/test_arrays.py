@@ -155,3 +155,15 @@ def test_a_network_is_learned_from_few_layers_where_the_array_explains_them(tmp_
     assert np.median(np.abs(found / [label(g) for g in unseen] - 1)) < 0.1
     loaded = GraphNetPredictor.load_state(tmp_path, predictor.save_state(tmp_path))
     assert list(loaded.point(unseen, TPU, Metric.CYCLES)) == list(found)
+
+
+def test_a_recurrent_layer_fetches_its_weights_at_every_step() -> None:
+    def layer(steps: int) -> Operator:
+        return Operator(
+            "lstm", "LSTM", ((-1, 0),), ((steps, 1, 8),), ((steps, 1, 1, 64),), ((1, 256, 8), (1, 256, 64)),
+            {"hidden_size": 64}, weight_bits=32, macs=steps * 256 * 72, bytes_in=32 * steps,
+            bytes_out=256 * steps, bytes_weights=4 * 256 * 72,
+        )  # fmt: skip
+
+    assert costs(layer(10), TPU)[1] == (10 * 256 * 72 + 10 * 8 + 10 * 64) / 8
+    assert costs(layer(100), TPU)[1] == 10 * costs(layer(10), TPU)[1]

@@ -65,6 +65,7 @@ class MacArray(BaseModel):
             they never are.
         largest_stride: beyond, a convolution is made position by position.
         burst_bytes: least that is fetched of a constant at once.
+        cache_bytes: what features are kept in until they do not fit; SRAM in use is never more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +77,7 @@ class MacArray(BaseModel):
     native_dilation: int | None = Field(default=None, ge=1)
     largest_stride: int | None = Field(default=None, ge=1)
     burst_bytes: int | None = Field(default=None, ge=1)
+    cache_bytes: int | None = Field(default=None, ge=1)
 
 
 class Device(BaseModel):

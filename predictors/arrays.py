@@ -9,6 +9,7 @@ compiler for the Ethos-U; mappings are not searched here, and memories but the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from hardsight.predictors.features import CATEGORIES, IntArray
 _CONVOLUTION = [CATEGORIES.index(name) for name in ("conv", "depthwise")]
 _SLIDING = [CATEGORIES.index(name) for name in ("pool", "reduce")]
 _RECURRENT, _BINARY, _VIEW = (CATEGORIES.index(name) for name in ("recurrent", "binary", "view"))
-_PER_CHANNEL = 3  # an operand of one constant per channel, see `hardsight.predictors.kernels`
+_PER_CHANNEL = (2, 3)  # operands that are one constant per channel, see `hardsight.predictors.kernels`
 
 Loops = dict[Loop, FloatArray]
 
@@ -38,10 +39,24 @@ def arrays_of(devices: Iterable[str]) -> dict[str, MacArray]:
     return found
 
 
-def array_costs(
-    c: Mapping[str, FloatArray], category: IntArray, array: MacArray
-) -> tuple[FloatArray, FloatArray]:
-    """Cycles of each kernel ``(v,)``, run once: of the array by itself, and of the slower of it and its memory.
+class ArrayCosts(NamedTuple):
+    """What each kernel needs on an array, run once ``(v,)``.
+
+    Args:
+        busy: cycles of the array by itself.
+        reached: cycles of the slower of it and its memory.
+        fetched: bytes of weights and other constants.
+        spilled: bytes of features that go to the outer memory and come from there.
+    """
+
+    busy: FloatArray
+    reached: FloatArray
+    fetched: FloatArray
+    spilled: FloatArray
+
+
+def array_costs(c: Mapping[str, FloatArray], category: IntArray, array: MacArray) -> ArrayCosts:
+    """Costs of kernels on an array; a number is a byte.
 
     Args:
         c: columns of `hardsight.predictors.kernels.RAW`, ``(v,)`` each.
@@ -56,8 +71,16 @@ def array_costs(
         busy = np.where(priced | np.isin(category, _SLIDING), busy, 0)
         busy = np.maximum(busy, elements / array.outputs_per_cycle)
         priced = category != _VIEW
-    reached = np.maximum(busy, _memory(c, category, elements, array))
-    return np.where(priced, busy, 0.0), np.where(priced, reached, 0.0)
+    fetched = _constants(c, category, elements, array)
+    features = _in_bytes(c, "in") + _in_bytes(c, "out")
+    if array.weight_bytes_per_cycle is None:
+        spilled, memory = features, (fetched + features) / array.bytes_per_cycle
+    else:
+        live = c["live_bytes"] * 8 / np.maximum(c["in_bits"], 1)
+        spilled = np.where(live > array.cache_bytes, features, 0.0) if array.cache_bytes else 0 * features
+        memory = np.maximum(fetched / array.weight_bytes_per_cycle, features / array.bytes_per_cycle)
+    costs = (busy, np.maximum(busy, memory), fetched, spilled)
+    return ArrayCosts(*(np.where(priced, cost, 0.0) for cost in costs))
 
 
 def _loops(c: Mapping[str, FloatArray], category: IntArray, elements: FloatArray, array: MacArray) -> Loops:
@@ -116,19 +139,22 @@ def _up(length: FloatArray, multiple: int) -> FloatArray:
     return filled
 
 
-def _memory(
+def _in_bytes(c: Mapping[str, FloatArray], side: str) -> FloatArray:
+    """One byte for each number that a kernel reads or writes ``(v,)``."""
+    numbers: FloatArray = c[f"bytes_{side}"] * 8 / np.maximum(c[f"{side}_bits"], 1)
+    return numbers
+
+
+def _constants(
     c: Mapping[str, FloatArray], category: IntArray, elements: FloatArray, array: MacArray
 ) -> FloatArray:
-    """Cycles for reading and writing everything, a byte for each number ``(v,)``."""
-    fetches = np.where(category == _RECURRENT, np.maximum(c["axis"], 1), 1)  # at every step
-    weights = fetches * c["bytes_weights"] * 8 / np.maximum(c["weight_bits"], 1)
-    features = c["bytes_in"] * 8 / np.maximum(c["in_bits"], 1) + c["bytes_out"] * 8 / np.maximum(
-        c["out_bits"], 1
-    )
+    """Bytes of weights and other constants that are fetched ``(v,)``."""
+    steps, gathered = np.maximum(c["axis"], 1), np.maximum(c["c_in"] + c["inner"], 1)
+    of_state = (c["c_in"] + c["inner"] * steps) / gathered  # inputs are taken at once, the state step by step
+    fetches = np.where(category == _RECURRENT, of_state, 1)
+    weights: FloatArray = fetches * c["bytes_weights"] * 8 / np.maximum(c["weight_bits"], 1)
     if array.burst_bytes:  # a constant per channel is fetched anew at every position
-        per_position = _up(c["c_out"], array.burst_bytes) * elements / np.maximum(c["c_out"], 1)
-        constant = (category == _BINARY) & (c["operand"] == _PER_CHANNEL)
-        weights = np.where(constant, np.maximum(weights, per_position), weights)
-    if array.weight_bytes_per_cycle is None:
-        return (weights + features) / array.bytes_per_cycle
-    return np.maximum(weights / array.weight_bytes_per_cycle, features / array.bytes_per_cycle)
+        per_position = _up(weights, array.burst_bytes) * elements / np.maximum(weights, 1)
+        constant = (category == _BINARY) & np.isin(c["operand"], _PER_CHANNEL)
+        weights = np.where(constant, per_position, weights)
+    return weights

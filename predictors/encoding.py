@@ -17,7 +17,7 @@ from hardsight.device import MacArray
 from hardsight.graph import OperatorGraph
 from hardsight.prediction import FloatArray
 from hardsight.predictors.adders import COLUMNS as ADDER_COLUMNS
-from hardsight.predictors.arrays import array_costs
+from hardsight.predictors.arrays import ArrayCosts, array_costs
 from hardsight.predictors.features import (
     BANDWIDTH_BYTES_PER_S,
     CATEGORIES,
@@ -45,9 +45,8 @@ HELD = ("live", "working", "all weights", "all inputs", "constant")
 """What memory holds while a kernel runs: activations alive, what the kernel reads and writes, the graph's weights and
 inputs, all in bytes; and one."""
 PRIORS = (*ADDED, *HELD)
-OF_ARRAY = ("busy", "reached")
-"""Costs of a kernel on one array of multipliers, see `hardsight.predictors.arrays`; they stand after `PRIORS`, and add
-up."""
+OF_ARRAY = ArrayCosts._fields
+"""Costs of a kernel on one array of multipliers; they stand after `PRIORS`, and add up."""
 
 
 _SUMMARY = len(CATEGORIES) + 12
@@ -144,7 +143,7 @@ def encode(graphs: Sequence[Kernels], arrays: Sequence[MacArray] = ()) -> Encode
         _one_hot(c["pattern"].astype(int), len(PATTERNS) + 1),
     ]
     on_arrays = [array_costs(c, category, array) for array in arrays]
-    own += [_of_array(c["macs"], *costs, array) for costs, array in zip(on_arrays, arrays, strict=True)]
+    own += [_of_array(c["macs"], costs, array) for costs, array in zip(on_arrays, arrays, strict=True)]
     summary = np.concatenate(
         [
             _one_hot(category, len(CATEGORIES)),
@@ -215,15 +214,12 @@ def encode(graphs: Sequence[Kernels], arrays: Sequence[MacArray] = ()) -> Encode
     return Encoded(rows, np.concatenate([priors, held, *on], axis=1), owner, len(graphs))
 
 
-def _of_array(macs: FloatArray, busy: FloatArray, reached: FloatArray, array: MacArray) -> Array:
-    """Features of one array ``(v, 4)``: cycles, how full it is, and how much longer than it memory takes."""
-    full = macs / array.mappings[0].macs_per_cycle / np.maximum(busy, 1)
-    table: Array = np.stack(
-        [np.log1p(busy) * 0.1, np.log1p(reached) * 0.1, full, np.log((1 + reached) / (1 + busy)) * 0.1],
-        axis=1,
-        dtype=np.float32,
-    )
-    return table
+def _of_array(macs: FloatArray, costs: ArrayCosts, array: MacArray) -> Array:
+    """Features of one array ``(v, 6)``: its costs, how full it is, and how much longer than it memory takes."""
+    full = macs / array.mappings[0].macs_per_cycle / np.maximum(costs.busy, 1)
+    longer = np.log((1 + costs.reached) / (1 + costs.busy))
+    table: Array = np.stack([*(0.1 * np.log1p(cost) for cost in costs), full, 0.1 * longer], axis=1)
+    return table.astype(np.float32)
 
 
 def mean_over(values: Array, source: IntArray, target: IntArray) -> Array:

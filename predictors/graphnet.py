@@ -132,6 +132,13 @@ def _relu(x: Array, bias: Array) -> Array:
     return np.maximum(x, 0, out=x)
 
 
+def log_limit(target: Target, arrays: Mapping[str, MacArray]) -> float:
+    """Logarithm of what the target cannot exceed: the size of a cache, for what is used of it."""
+    device, metric = target
+    cache = arrays[device].cache_bytes if device in arrays and metric is Metric.SRAM else None
+    return float(np.log(cache)) if cache else np.inf
+
+
 @dataclass
 class _Ran:
     """What the members make of some graphs; kept, for value, doubt and novelty are asked in a row.
@@ -236,7 +243,8 @@ class GraphNetPredictor(Predictor):
                     np.maximum.at(total, owner, cost)
             else:
                 totals = np.stack([np.bincount(owner, weights=cost, minlength=n) for cost in costs])
-            ran.log_totals[target] = np.log(totals + constants[:, None])
+            limit = log_limit(target, self.arrays)
+            ran.log_totals[target] = np.minimum(np.log(totals + constants[:, None]), limit)
         return ran.log_totals[target]
 
     def point(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:

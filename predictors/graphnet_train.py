@@ -27,6 +27,7 @@ from hardsight.predictors.graphnet import (
     GraphNetConfig,
     Weights,
     forward,
+    log_limit,
     normalised,
 )
 from hardsight.predictors.kernels import Array
@@ -35,6 +36,7 @@ from hardsight.predictors.support import learned_support
 _START_CONSTANT = 0.3  # of the smallest label
 _RIDGE = 0.03
 _LEAST_SHARE = 0.01
+_ABOVE_LIMIT = 0.9
 _HELD = slice(len(ADDED), len(PRIORS))
 
 
@@ -143,6 +145,7 @@ def train(
         [_prior(corpus.totals, target[:, i], head, list(arrays)) for i, head in enumerate(heads)], axis=1
     )
     peaks = np.array([metric in PEAKS for _, metric in heads])
+    log_limits = torch.tensor([log_limit(head, arrays) for head in heads], dtype=torch.float32)
     smallest = np.exp(np.nanmin(target, axis=0)).astype(np.float32)
     mean, scale = corpus.rows.mean(axis=0), np.maximum(corpus.rows.std(axis=0), LEAST_SCALE)
     x = torch.from_numpy(normalised(corpus.rows, mean, scale))
@@ -169,7 +172,7 @@ def train(
                     hidden = torch.from_numpy(rng.random(len(rows)) < share)
                     rows[hidden, columns] = 0
                 priors = torch.from_numpy((batch.priors @ prior).astype(np.float32))
-                loss = _loss(net, rows, priors, batch, y[chosen], peaks)
+                loss = _loss(net, rows, priors, batch, y[chosen], peaks, log_limits)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -194,9 +197,14 @@ def _prior(totals: FloatArray, log_y: FloatArray, head: Target, on_arrays: Seque
     factors = np.zeros(totals.shape[1])
     factors[of] = _mixture(totals[:, of], log_y)
     if device in on_arrays and metric is Metric.CYCLES:
-        factors[of] = _LEAST_SHARE / _relative(totals[:, of], log_y).mean(axis=0)
-        factors[of[-1]] = 1.0
+        factors[of] = _inverse(_relative(totals[:, of], log_y).mean(axis=0) / _LEAST_SHARE)
+        factors[of[OF_ARRAY.index("reached") - len(OF_ARRAY)]] = 1.0
     return factors
+
+
+def _inverse(x: FloatArray) -> FloatArray:
+    """1 / x; zero for a cost that no graph has."""
+    return np.divide(1.0, x, out=np.zeros_like(x), where=x > 0)
 
 
 def _relative(totals: FloatArray, log_y: FloatArray) -> FloatArray:
@@ -214,10 +222,10 @@ def _mixture(totals: FloatArray, log_y: FloatArray) -> FloatArray:
     from scipy.optimize import nnls
 
     scaled = _relative(totals, log_y)
-    norms = np.maximum(scaled.mean(axis=0), np.finfo(float).tiny)
-    rows = np.vstack([scaled / norms, _RIDGE * len(scaled) ** 0.5 * np.eye(len(norms))])
-    shares, _ = nnls(rows, np.concatenate([np.ones(len(scaled)), np.zeros(len(norms))]))
-    factors: FloatArray = np.maximum(shares, _LEAST_SHARE * shares.sum()) / norms
+    inverse = _inverse(scaled.mean(axis=0))
+    rows = np.vstack([scaled * inverse, _RIDGE * len(scaled) ** 0.5 * np.eye(len(inverse))])
+    shares, _ = nnls(rows, np.concatenate([np.ones(len(scaled)), np.zeros(len(inverse))]))
+    factors: FloatArray = np.maximum(shares, _LEAST_SHARE * shares.sum()) * inverse
     return factors
 
 
@@ -228,6 +236,7 @@ def _loss(
     batch: Minibatch,
     target: torch.Tensor,
     peaks: npt.NDArray[np.bool_],
+    log_limits: torch.Tensor,
 ) -> torch.Tensor:
     costs = priors * net(rows)[torch.from_numpy(batch.at)].exp()
     owner = torch.from_numpy(batch.owner)
@@ -235,6 +244,8 @@ def _loss(
     if peaks.any():
         at = torch.from_numpy(np.flatnonzero(peaks))
         total[:, at] = scatter(costs[:, at], owner, dim=0, dim_size=batch.n, reduce="max")
-    error = (total + net.constant.exp()).log() - target
+    found = (total + net.constant.exp()).log()
+    found = found - _ABOVE_LIMIT * torch.relu(found - log_limits)  # never flat, or nothing would pull it back
+    error = found - target
     known = ~target.isnan()
     return nn.functional.smooth_l1_loss(error[known], torch.zeros_like(error[known]), beta=0.05)

@@ -74,7 +74,8 @@ def array_costs(c: Mapping[str, FloatArray], category: IntArray, array: MacArray
     fetched = _constants(c, category, elements, array)
     features = _in_bytes(c, "in") + _in_bytes(c, "out")
     if array.weight_bytes_per_cycle is None:
-        spilled, memory = features, (fetched + features) / array.bytes_per_cycle
+        spilled = features + _partial_sums(loops, elements, array)
+        memory = (fetched + spilled) / array.bytes_per_cycle
     else:
         live = c["live_bytes"] * 8 / np.maximum(c["in_bits"], 1)
         spilled = np.where(live > array.cache_bytes, features, 0.0) if array.cache_bytes else 0 * features
@@ -137,6 +138,14 @@ def _filled(loops: Loops, mapping: LoopMapping) -> FloatArray:
 def _up(length: FloatArray, multiple: int) -> FloatArray:
     filled: FloatArray = np.ceil(length / multiple - 1e-9) * multiple
     return filled
+
+
+def _partial_sums(loops: Loops, elements: FloatArray, array: MacArray) -> FloatArray:
+    """Bytes of sums, two each, that leave a cache they do not fit and come back, tile of inputs by tile."""
+    at_once = array.mappings[-1].at_once
+    tiles = np.ceil(loops["C"] * loops["F"] / at_once.get("CF", np.inf))
+    leave = array.cache_bytes is not None and 2 * elements > array.cache_bytes
+    return np.where(leave, 2 * 2 * elements * np.maximum(tiles - 1, 0), 0.0)
 
 
 def _in_bytes(c: Mapping[str, FloatArray], side: str) -> FloatArray:

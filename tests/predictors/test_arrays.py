@@ -143,6 +143,14 @@ def test_features_leave_only_a_cache_that_is_too_small() -> None:
     assert all_costs(small, TPU)[spilled] == 2 * 16 * 64**2
 
 
+def test_partial_sums_leave_a_cache_that_they_do_not_fit() -> None:
+    """128 rows take 3 x 9 inputs at once, and 64 x 9 in five steps; 32 KiB hold the sums of 16 x 16 positions only."""
+    spilled, dimc = OF_ARRAY.index("spilled"), "dimc/zigzag/int8"
+    assert all_costs(conv("c", -1, 64, 64, 16), dimc)[spilled] == 2 * 64 * 16**2
+    assert all_costs(conv("c", -1, 3, 64, 32), dimc)[spilled] == (3 + 64) * 32**2
+    assert all_costs(conv("c", -1, 64, 64, 32), dimc)[spilled] == (2 + 4 * 4) * 64 * 32**2
+
+
 def test_what_is_used_of_a_cache_is_never_more_than_it_has() -> None:
     device, cache = "ethos-u65-256/vela/int8", 393216
     nets = {}

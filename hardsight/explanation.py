@@ -29,17 +29,25 @@ class Roofline(NamedTuple):
     Args:
         peak_macs_per_s: by precision, of those that MACs of the model have.
         bandwidth_bytes_per_s: to memory.
+        weight_bandwidth_bytes_per_s: to the memory of weights, at the same time, where they have one of their own.
         generic: which of the two are the constants of `hardsight.predictors.features`, one core of a modern
             CPU, because the device's file has none: ``"peak"``, ``"bandwidth"``.
     """
 
     peak_macs_per_s: Mapping[str, float]
     bandwidth_bytes_per_s: float
+    weight_bandwidth_bytes_per_s: float | None
     generic: tuple[str, ...]
 
     def ridge_macs_per_byte(self, precision: str) -> float:
         """Arithmetic intensity from which arithmetic is the limit."""
         return self.peak_macs_per_s[precision] / self.bandwidth_bytes_per_s
+
+    def memory_s(self, features: float, weights: float) -> float:
+        """Time to move so many bytes of activations and of constants."""
+        if self.weight_bandwidth_bytes_per_s is None:
+            return (features + weights) / self.bandwidth_bytes_per_s
+        return max(features / self.bandwidth_bytes_per_s, weights / self.weight_bandwidth_bytes_per_s)
 
 
 class Layer(NamedTuple):
@@ -136,6 +144,7 @@ class Explanation:
             "roofline": {
                 "peak_macs_per_s": dict(self.roofline.peak_macs_per_s),
                 "bandwidth_bytes_per_s": self.roofline.bandwidth_bytes_per_s,
+                "weight_bandwidth_bytes_per_s": self.roofline.weight_bandwidth_bytes_per_s,
                 "ridge_macs_per_byte": {
                     precision: self.roofline.ridge_macs_per_byte(precision)
                     for precision in self.roofline.peak_macs_per_s
@@ -245,9 +254,13 @@ def _roofline(graph: OperatorGraph, device: Device) -> Roofline:
     own = device.peak_macs_per_s
     peaks = {p: own.get(p, PEAK_MACS_PER_S * (INT8_SPEEDUP if p == "int8" else 1)) for p in precisions}
     generic = ["peak"] if any(p not in own for p in precisions) else []
-    if device.bandwidth_bytes_per_s is None:
+    bandwidth, of_weights = device.bandwidth_bytes_per_s, None
+    if device.array and device.clock_hz and device.array.weight_bytes_per_cycle:
+        bandwidth = device.array.bytes_per_cycle * device.clock_hz
+        of_weights = device.array.weight_bytes_per_cycle * device.clock_hz
+    if bandwidth is None:
         generic.append("bandwidth")
-    return Roofline(peaks, device.bandwidth_bytes_per_s or BANDWIDTH_BYTES_PER_S, tuple(generic))
+    return Roofline(peaks, bandwidth or BANDWIDTH_BYTES_PER_S, of_weights, tuple(generic))
 
 
 def _merged_into(graph: OperatorGraph) -> dict[int, int]:
@@ -291,7 +304,8 @@ def _layers(
         idle = i in merged_into or category_of(op) == "view"
         macs, moved = op.macs * op.repeats, 0 if idle else op.bytes * op.repeats
         compute_s = macs / roofline.peak_macs_per_s[precision] if precision else 0.0
-        memory_s = moved / roofline.bandwidth_bytes_per_s
+        weights = min(moved, op.bytes_weights * op.repeats)
+        memory_s = roofline.memory_s(moved - weights, weights)
         bound: Bound | None = None
         if not idle:
             bound = "compute" if compute_s > memory_s else "memory"

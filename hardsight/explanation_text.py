@@ -151,7 +151,10 @@ def _bounds(explanation: Explanation) -> str:
         f"{format_quantity(peak, '1')}MAC/s in {precision}"
         for precision, peak in roofline.peak_macs_per_s.items()
     )
-    limits = ", ".join(x for x in (peaks, f"{format_quantity(roofline.bandwidth_bytes_per_s, '1')}B/s") if x)
+    rates = f"{format_quantity(roofline.bandwidth_bytes_per_s, '1')}B/s"
+    if roofline.weight_bandwidth_bytes_per_s:
+        rates += f" for activations and {format_quantity(roofline.weight_bandwidth_bytes_per_s, '1')}B/s for weights"
+    limits = ", ".join(x for x in (peaks, rates) if x)
     whose = "the device file's limits"
     if roofline.generic:
         whose = f"limits whose {' and '.join(roofline.generic)} are a generic CPU core's, as the device file has none"

@@ -85,11 +85,12 @@ def build_dataset(
     rename = {d.name: f"{name}/{d.runtime}/{d.mode}" for d in targets if d.hardware == HOST and name}
     for new in rename.values():
         check_device_name(new)
+    for device in targets:
+        get_profiler(device).check()  # a refused device leaves no folder behind
     builder = Builder(folder, recipe)
     timed, fanned = [], defaultdict(list)
     for device in targets:
         profiler = get_profiler(device, builder.cache)
-        profiler.check()
         if profiler.anywhere:
             fanned[device.runtime].append(device)
         else:

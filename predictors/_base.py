@@ -98,6 +98,10 @@ class Predictor(ABC):
         """How unlike its training a graph is ``(n,)``; above 1 it is flagged. Without an opinion: zeros."""
         return np.zeros(len(graphs))
 
+    def limit(self, device: str, metric: Metric) -> float:
+        """What no value can exceed, as far as known."""
+        return np.inf
+
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         """Each operator's part of a metric that adds up ``(v,)``; they sum to the graph's prediction.
 

@@ -98,6 +98,9 @@ class Conformal(Predictor):
         beyond = np.maximum(np.log(value / (_FAR * high)), np.log(low / (_FAR * value)))
         return np.maximum(own, np.where(beyond > 0, 1 + beyond, 0))
 
+    def limit(self, device: str, metric: Metric) -> float:
+        return self.predictor.limit(device, metric)
+
     def layer_costs(self, graph: OperatorGraph, device: str, metric: Metric = Metric.LATENCY) -> FloatArray:
         return self.predictor.layer_costs(graph, device, metric)
 
@@ -122,7 +125,8 @@ class Conformal(Predictor):
             for j, m in enumerate(metrics)
         ]
         lower, upper = zip(*ends, strict=True)
-        return np.stack(lower, axis=1), np.stack(upper, axis=1)
+        most = [self.predictor.limit(device, m) for m in metrics]
+        return np.minimum(np.stack(lower, axis=1), most), np.minimum(np.stack(upper, axis=1), most)
 
     def save_state(self, folder: Path) -> dict[str, Any]:
         from hardsight.predictors.persist import save_part

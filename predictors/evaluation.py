@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hardsight.errors import DataError
 from hardsight.measurement import MeasurementTable
 from hardsight.metrics import Metric
 from hardsight.prediction import FloatArray
@@ -45,6 +46,9 @@ def out_of_family(
         keep: folder of this predictor, where the predictions of each fold are kept as they land. A fold that is there
             is not fitted again, unless its labels, its networks or what predictors see of a graph have changed.
 
+    Raises:
+        DataError: fewer than two folds.
+
     Returns:
         One row per label: ``device, metric, digest, family, fold, label, value, doubt``; and ``seed 0``, ``seed 1``, …,
         what each member says where the predictor is an ensemble.
@@ -52,6 +56,8 @@ def out_of_family(
     import pandas as pd
     from joblib import Parallel, delayed
 
+    if len(folds) < 2:
+        raise DataError("holding families out needs labels of networks of at least two families")
     paths = _fold_files(table, folds, keep) if keep else [None] * len(folds)
     work = (
         delayed(_fold)(make, table, fold, i, path)

@@ -18,6 +18,7 @@ from hardsight.predictors._base import Predictor, Target
 from hardsight.predictors.arrays import arrays_of
 from hardsight.predictors.blocks import distinct, in_blocks
 from hardsight.predictors.encoding import Encoded, encode_graphs
+from hardsight.predictors.in_float import in_float
 from hardsight.predictors.kernels import Array, kernels
 from hardsight.predictors.support import novelty
 from hardsight.predictors.ties import Tie, proportional
@@ -132,6 +133,11 @@ def _relu(x: Array, bias: Array) -> Array:
     return np.maximum(x, 0, out=x)
 
 
+def seen_by(graphs: Sequence[OperatorGraph], arrays: Mapping[str, MacArray]) -> Sequence[OperatorGraph]:
+    """The graphs as devices take them: those with an array bring every network to numbers of their own."""
+    return [in_float(graph).graph for graph in graphs] if arrays else graphs
+
+
 def log_limit(target: Target, arrays: Mapping[str, MacArray]) -> float:
     """Logarithm of what the target cannot exceed: the size of a cache, for what is used of it."""
     device, metric = target
@@ -213,7 +219,7 @@ class GraphNetPredictor(Predictor):
             graphs
         ):  # graphs are equal where they are the same
             return self._last
-        encoded = encode_graphs(graphs, list(self.arrays.values()))
+        encoded = encode_graphs(seen_by(graphs, self.arrays), list(self.arrays.values()))
         first, which = distinct(encoded.rows)
         ratios, hidden = forward_all(self.members, encoded.rows[first], self.config.layers)
         away = novelty(self.members[0], encoded, hidden, which)
@@ -260,6 +266,10 @@ class GraphNetPredictor(Predictor):
         spread: FloatArray = 0.03 + self._log_totals(graphs, (device, metric)).std(axis=0)
         return spread
 
+    def limit(self, device: str, metric: Metric) -> float:
+        """See `log_limit`."""
+        return float(np.exp(log_limit((device, metric), self.arrays)))
+
     def novelty(self, graphs: Sequence[OperatorGraph], device: str, metric: Metric) -> FloatArray:
         """Distance of a graph's kernels from those of training; see `hardsight.predictors.support`."""
         return self._run(graphs).novelty
@@ -273,7 +283,8 @@ class GraphNetPredictor(Predictor):
         if costs.shape[1]:
             shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]
             total = float(self.point([graph], device, metric)[0])
-            layers[kernels(graph).kept] = shares * (total / float(shares.sum()))
+            seen, kept = in_float(graph) if self.arrays else (graph, tuple(range(len(layers))))
+            layers[np.array(kept)[kernels(seen).kept]] = shares * (total / float(shares.sum()))
         return layers
 
     def save_state(self, folder: Path) -> dict[str, Any]:

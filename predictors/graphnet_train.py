@@ -29,6 +29,7 @@ from hardsight.predictors.graphnet import (
     forward,
     log_limit,
     normalised,
+    seen_by,
 )
 from hardsight.predictors.kernels import Array
 from hardsight.predictors.support import learned_support
@@ -140,7 +141,7 @@ def train(
         learned.
     """
     digests, target = log_labels(table, heads)
-    corpus = Corpus([table.graphs[d] for d in digests], list(arrays.values()))
+    corpus = Corpus(seen_by([table.graphs[d] for d in digests], arrays), list(arrays.values()))
     prior = np.stack(
         [_prior(corpus.totals, target[:, i], head, list(arrays)) for i, head in enumerate(heads)], axis=1
     )

@@ -23,6 +23,7 @@ from hardsight.cli import (
     search,
     train,
 )
+from hardsight.cli._once import Once
 
 app = typer.Typer(
     name="hardsight",
@@ -68,7 +69,7 @@ for _command in (
     quantize.quantize,
     check.check,
 ):
-    app.command()(_command)
+    app.command(cls=Once)(_command)
 app.add_typer(search.app, name="search")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(experiments.app, name="experiments")

@@ -357,3 +357,13 @@ def test_an_ascii_terminal_is_served(
     assert main(["predict", str(model), "-d", HERE]) == 0
     stream.seek(0)
     assert r"16.0 \xb5s" in stream.read()
+
+
+@pytest.mark.parametrize("second", [["-d", HERE], [f"--device={HERE}"]])
+def test_a_second_device_is_refused_where_one_is_asked(
+    second: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A budget checked on the last device only would pass by accident."""
+    line = ["check", "net.onnx", "--max", "latency=1ms", "--device", "tpu-like/zigzag/int8", *second]
+    assert main(line) == 2
+    assert "'--device' is given twice; it takes one value" in capsys.readouterr().err

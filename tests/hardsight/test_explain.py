@@ -170,10 +170,20 @@ def test_limits_are_the_devices_own_where_it_has_them(net: Path) -> None:
     graph = hs.read_onnx(net)
     own = Device(name="a/b/c", kind="npu", peak_macs_per_s={"fp32": 1e9}, bandwidth_bytes_per_s=2e9)
     roofline = module._roofline(graph, own)
-    assert roofline == ({"fp32": 1e9}, 2e9, ())
+    assert roofline == ({"fp32": 1e9}, 2e9, None, ())
     assert roofline.ridge_macs_per_byte("fp32") == 0.5
+    assert roofline.memory_s(4e9, 2e9) == 3
     other = Device(name="a/b/c", kind="npu", peak_macs_per_s={"int8": 1e9})
     assert module._roofline(graph, other).generic == ("peak", "bandwidth")
+
+
+def test_weights_and_activations_may_come_from_two_memories(net: Path) -> None:
+    """An Ethos-U55 reads weights from flash, a byte a cycle, and activations from SRAM, eight a cycle."""
+    ethos = hs.devices("ethos-u55-128/vela/int8")[0].device
+    roofline = module._roofline(hs.read_onnx(net), ethos)
+    assert (roofline.bandwidth_bytes_per_s, roofline.weight_bandwidth_bytes_per_s) == (4e9, 5e8)
+    assert roofline.memory_s(4e9, 5e7) == 1
+    assert roofline.memory_s(4e8, 5e8) == 1
 
 
 def test_a_mode_that_converts_moves_fewer_bytes(net: Path, qdq: Path) -> None:

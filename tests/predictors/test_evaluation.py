@@ -95,3 +95,9 @@ def test_the_range_over_seeds() -> None:
     (row,) = over_seeds(frame).to_dict(orient="records")
     assert row == {"metric": "cycles", "least": pytest.approx(0.15), "most": pytest.approx(0.25)}
     assert over_seeds(frame.drop(columns=["seed 0", "seed 1"])).empty
+
+
+def test_one_family_cannot_be_held_out_of_itself() -> None:
+    table = world(10)
+    with pytest.raises(DataError, match="two families"):
+        out_of_family(RidgePredictor, table, [["plain"]])

@@ -23,7 +23,7 @@ from hardsight.cli import (
     search,
     train,
 )
-from hardsight.cli._once import Once
+from hardsight.cli._one_device import OneDevice
 
 app = typer.Typer(
     name="hardsight",
@@ -69,7 +69,7 @@ for _command in (
     quantize.quantize,
     check.check,
 ):
-    app.command(cls=Once)(_command)
+    app.command(cls=OneDevice)(_command)
 app.add_typer(search.app, name="search")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(experiments.app, name="experiments")

@@ -17,7 +17,7 @@ from hardsight.metrics import Metric
 from hardsight.predictors import load_shipped_predictor
 from hardsight.predictors.adapt import AdaptReport, choose_references
 
-KNOWN = "epyc-zen4/onnxruntime/fp32-t1"
+KNOWN = "epyc-zen5/onnxruntime/fp32-t1"
 NEW = "board/onnxruntime/fp32-t1"
 
 

@@ -26,7 +26,7 @@ from hardsight.predictors.linear import RidgePredictor
 from hardsight.predictors.references import FIRST, choose_references, reference_networks
 
 HERE = "host/onnxruntime/fp32-t1"
-NEAREST = "epyc-zen4/onnxruntime/fp32-t1"
+NEAREST = "epyc-zen5/onnxruntime/fp32-t1"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from hardsight.predictors.adapt import adapt_to, choose_references, read_measure
 from hardsight.predictors.persist import read_meta
 
 DEVICE = "xeon-amx/onnxruntime/fp32-t1"
-NEAREST = "epyc-zen4/onnxruntime/fp32-t1"  # of the same runtime and mode as this machine's, the first by name
+NEAREST = "epyc-zen5/onnxruntime/fp32-t1"  # of the same runtime and mode as this machine's, the first by name
 
 
 def sample(n: int) -> list[str]:

@@ -92,7 +92,9 @@ def _loops(c: Mapping[str, FloatArray], category: IntArray, elements: FloatArray
     area = c["area"] * _spread(c, array.native_dilation)
     window = np.where(c["area"] > 1, c["area"], np.maximum(c["in_elements"] / elements, 1))
     steps, groups = np.maximum(c["axis"], 1), np.maximum(c["groups"], 1)
-    gathered = c["c_in"] + c["inner"]  # a recurrent layer's product is of its input and its state
+    gathered = np.maximum(
+        c["c_in"] + c["inner"], 1
+    )  # a recurrent layer's product is of its input and its state
     loops: Loops = {
         "G": np.select(kinds, [groups, steps, c["c_out"]], 1.0),
         "K": np.select(kinds, [c["c_out"] / groups, c["macs"] / (steps * gathered), 1.0], c["c_out"]),

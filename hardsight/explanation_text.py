@@ -165,7 +165,8 @@ def _bounds(explanation: Explanation) -> str:
     above = sum(0 < x.latency_s < x.roofline_s for x in layers)
     if above:
         said += (
-            f" {above} {'layer is' if above == 1 else 'layers are'} predicted faster than these limits allow: the limits are too low for this device, "
+            f" {above} {'layer is' if above == 1 else 'layers are'} predicted faster than these limits allow: the "
+            f"limits are too low for this device, "
             "or the prediction is."
         )
     return said

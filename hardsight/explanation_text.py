@@ -166,8 +166,7 @@ def _bounds(explanation: Explanation) -> str:
     if above:
         said += (
             f" {above} {'layer is' if above == 1 else 'layers are'} predicted faster than these limits allow: the "
-            f"limits are too low for this device, "
-            "or the prediction is."
+            "limits are too low for this device, or the prediction is."
         )
     return said
 

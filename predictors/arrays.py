@@ -78,7 +78,7 @@ def array_costs(c: Mapping[str, FloatArray], category: IntArray, array: MacArray
         memory = (fetched + spilled) / array.bytes_per_cycle
     else:
         live = c["live_bytes"] * 8 / np.maximum(c["in_bits"], 1)
-        spilled = np.where(live > array.cache_bytes, features, 0.0) if array.cache_bytes else 0 * features
+        spilled = np.where(live > (array.cache_bytes or np.inf), features, 0.0)
         memory = np.maximum(fetched / array.weight_bytes_per_cycle, features / array.bytes_per_cycle)
     costs = (busy, np.maximum(busy, memory), fetched, spilled)
     return ArrayCosts(*(np.where(priced, cost, 0.0) for cost in costs))
@@ -146,7 +146,7 @@ def _partial_sums(loops: Loops, elements: FloatArray, array: MacArray) -> FloatA
     """Bytes of sums, two each, that leave a cache they do not fit and come back, tile of inputs by tile."""
     at_once = array.mappings[-1].at_once
     tiles = np.ceil(loops["C"] * loops["F"] / at_once.get("CF", np.inf))
-    leave = array.cache_bytes is not None and 2 * elements > array.cache_bytes
+    leave = 2 * elements > (array.cache_bytes or np.inf)
     return np.where(leave, 2 * 2 * elements * np.maximum(tiles - 1, 0), 0.0)
 
 

@@ -283,7 +283,7 @@ class GraphNetPredictor(Predictor):
         if costs.shape[1]:
             shares = costs.mean(axis=0) + constants.mean() / costs.shape[1]
             total = float(self.point([graph], device, metric)[0])
-            seen, kept = in_float(graph) if self.arrays else (graph, tuple(range(len(layers))))
+            seen, kept = in_float(graph) if self.arrays else (graph, range(len(layers)))
             layers[np.array(kept)[kernels(seen).kept]] = shares * (total / float(shares.sum()))
         return layers
 
